@@ -1,0 +1,1 @@
+"""The vocabulary every room shares: numpy and the standard library only."""
