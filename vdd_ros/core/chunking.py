@@ -68,9 +68,9 @@ class ActionQueue:
             start, stop = max(shift, 0), min(shift + len(merged), len(self._actions))
             if start < stop:
                 new = slice(start - shift, stop - shift)
-                merged[new] = self._keep * self._actions[start:stop] + (
-                    1.0 - self._keep
-                ) * merged[new]
+                merged[new] = (
+                    self._keep * self._actions[start:stop] + (1.0 - self._keep) * merged[new]
+                )
         self._first_step = chunk.first_step
         self._actions = merged
 

@@ -60,9 +60,7 @@ def from_dict(cls: type[T], raw: Any, *, where: str = "config") -> T:  # noqa: A
     for name, field in fields.items():
         if name in raw:
             kwargs[name] = _convert(hints[name], raw[name], f"{where}.{name}")
-        elif (
-            field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
-        ):
+        elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
             raise VddError(f"{where}: missing key '{name}' ({_type_name(hints[name])})")
     try:
         return cls(**kwargs)

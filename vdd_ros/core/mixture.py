@@ -105,5 +105,5 @@ def sample_categorical(
 def entropy(log_gate: NDArray[np.floating]) -> NDArray[np.floating]:
     """Return the entropy in nats of log weights [..., K] (log-softmax is applied)."""
     log_p = log_softmax(log_gate)
-    p = np.exp(log_p)
-    return -np.sum(np.where(p > 0, p * log_p, 0.0), axis=-1)
+    # 0 log 0 is 0: the limit, where the product of floats would be NaN.
+    return -np.sum(np.exp(log_p) * np.where(np.isfinite(log_p), log_p, 0.0), axis=-1)

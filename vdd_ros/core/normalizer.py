@@ -52,7 +52,9 @@ class Normalizer:
         elif kind == "identity":
             offset, scale = np.zeros(wide.shape[1]), np.ones(wide.shape[1])
         else:
-            raise VddError(f"normalizer: unknown kind '{kind}'; known: min_max, mean_std, identity")
+            raise VddError(
+                f"normalizer: unknown kind '{kind}'; known: min_max, mean_std, identity"
+            )
         constant = scale <= _CONSTANT * np.maximum(np.abs(offset), 1e-6)
         scale = np.where(constant, 1.0, scale)
         return cls(offset.astype(np.float32), scale.astype(np.float32))

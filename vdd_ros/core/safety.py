@@ -115,9 +115,7 @@ class SafetyGuard:
 
     def stop(self, observation: NDArray[np.floating] | None, reason: str) -> SafetyDecision:
         """Return the declared stop action, to be sent last."""
-        return self._stopped(
-            observation, SafetyLevel.STOP, reason, self._contract.safety.on_stop
-        )
+        return self._stopped(observation, SafetyLevel.STOP, reason, self._contract.safety.on_stop)
 
     def _stopped(
         self,
@@ -184,7 +182,5 @@ def _names_of_bad(values: NDArray[np.floating]) -> str:
 
 
 def _changed(before: NDArray[np.float64], after: NDArray[np.float64]) -> str:
-    parts = [
-        f"[{i}] {before[i]:.6g} -> {after[i]:.6g}" for i in np.flatnonzero(before != after)
-    ]
+    parts = [f"[{i}] {before[i]:.6g} -> {after[i]:.6g}" for i in np.flatnonzero(before != after)]
     return ", ".join(parts)

@@ -9,6 +9,7 @@ evaluation and the robot run the same lines.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
@@ -119,4 +120,4 @@ def n_function_evaluations(kind: SamplerKind, n_steps: int) -> int:
 
 def _pairs(sigmas: Sequence[float]) -> list[tuple[float, float]]:
     values = [float(s) for s in sigmas]
-    return list(zip(values[:-1], values[1:], strict=True))
+    return list(itertools.pairwise(values))
