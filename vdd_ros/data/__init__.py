@@ -1,0 +1,1 @@
+"""Demonstrations: the in-memory form, training windows, and the readers of files."""

@@ -1,0 +1,1 @@
+"""Simulated robots behind one small protocol: reset, observe, step, outcome."""
