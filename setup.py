@@ -1,0 +1,89 @@
+"""Package description for pip and for colcon's ament_python build type."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+PACKAGE = "vdd_ros"
+ROOT = Path(__file__).resolve().parent
+
+# rclpy and the messages on a machine without ROS 2: the same binaries, as wheels.
+LINUX = "; sys_platform == 'linux' and platform_machine == 'x86_64'"
+ROS_WHEELS = ("rclpy", "common-interfaces", "rmw-fastrtps-cpp")
+PLOT = ["matplotlib>=3.7", "rich>=13.0"]
+DISTILL = [
+    # The version with a CPU build of moderate size; newer ones bring gigabytes of CUDA.
+    "torch==2.13.0",
+    "onnx>=1.17",
+    "onnxscript>=0.5",
+    "safetensors>=0.4",
+    "jaxtyping>=0.2.36",
+    *PLOT,
+]
+TEST = [
+    "pytest>=8.0",
+    "pytest-timeout>=2.3",
+    "hypothesis>=6.100",
+    "beartype>=0.19",
+    "onnx>=1.17",
+]
+COLCON = ["colcon-core>=0.17", "colcon-ros>=0.5", "setuptools<80"]
+LINT = ["ruff>=0.9", "mypy>=1.14", "types-PyYAML", "import-linter>=2.1"]
+
+
+def installed_files() -> list[tuple[str, list[str]]]:
+    """Returns what belongs under share/, folder by folder, beside the Python code."""
+    share = Path("share") / PACKAGE
+    files: dict[str, list[str]] = {
+        "share/ament_index/resource_index/packages": [f"resource/{PACKAGE}"],
+        str(share): ["package.xml"],
+    }
+    for pattern in ("launch/*.launch.py", "config/**/*.yaml", "models/*/*"):
+        for path in sorted(ROOT.glob(pattern)):
+            if path.is_file():
+                inside = path.relative_to(ROOT)
+                files.setdefault(str(share / inside.parent), []).append(str(inside))
+    return sorted(files.items())
+
+
+setup(
+    name=PACKAGE,
+    version="0.1.0",
+    description=(
+        "Distils diffusion policies into Mixtures of Experts that act in one network pass, "
+        "and runs both as ROS 2 nodes."
+    ),
+    license="Apache-2.0",
+    maintainer="vdd_ros maintainers",
+    maintainer_email="maintainers@example.com",
+    packages=find_packages(include=[PACKAGE, f"{PACKAGE}.*"]),
+    package_data={PACKAGE: ["py.typed"]},
+    data_files=installed_files(),
+    python_requires=">=3.10",
+    install_requires=[
+        "setuptools",
+        "numpy>=1.24",
+        "pyyaml>=6.0",
+        "onnxruntime>=1.18",
+        "tyro>=0.9",
+    ],
+    extras_require={
+        "ros": [f"ros-jazzy-{name}{LINUX}" for name in ROS_WHEELS],
+        "ros-kilted": [f"ros-kilted-{name}{LINUX}" for name in ROS_WHEELS],
+        "demo": PLOT,
+        "distill": DISTILL,
+        # A second distribution of the same module: uninstall onnxruntime first.
+        "gpu": ["onnxruntime-gpu>=1.18"],
+        "test": TEST,
+        "dev": [*DISTILL, *TEST, *COLCON, *LINT],
+    },
+    entry_points={
+        "console_scripts": [
+            "vdd = vdd_ros.cli.main:main",
+            "policy_node = vdd_ros.nodes.policy_node:main",
+            "teacher_node = vdd_ros.nodes.teacher_node:main",
+            "sim_node = vdd_ros.nodes.sim_node:main",
+        ]
+    },
+    zip_safe=False,
+)
