@@ -199,11 +199,9 @@ def test_overlaps_are_merged_by_the_named_rule(execution, expected):
 )
 def test_merged_actions_stay_within_the_values_that_were_put(puts, execution):
     queue = ActionQueue(execution)
-    step = 0
-    for start, length in puts:
+    for step, (start, length) in enumerate(puts):
         queue.put(chunk(step + start % 3, [start] * length))
         action = queue.pop(step)
-        step += 1
         if action is not None:
             assert 0 <= action[0] <= 20
 
