@@ -120,7 +120,7 @@ class ExpertSelector:
         wide = gating_logits.astype(np.float64)
         # reduce and accumulate are what max and cumsum call after argument handling that costs
         # as much as the work itself on one short row.
-        wide -= np.maximum.reduce(wide, axis=-1, keepdims=wide.ndim > 1)
+        wide -= np.maximum.reduce(wide, axis=-1, keepdims=True)
         if self.settings.temperature != 1.0:
             wide /= self.settings.temperature
         return np.exp(wide, out=wide)
