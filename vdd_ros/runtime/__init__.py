@@ -1,0 +1,1 @@
+"""Policies on the robot: open, verify and run policy files. numpy and onnxruntime only."""
