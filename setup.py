@@ -27,7 +27,12 @@ TEST = [
     "beartype>=0.19",
     "onnx>=1.17",
 ]
-COLCON = ["colcon-core>=0.17", "colcon-ros>=0.5", "setuptools<80"]
+COLCON = [
+    "colcon-core>=0.17",
+    "colcon-ros>=0.5",
+    "colcon-package-information>=0.4",
+    "setuptools<80",  # colcon builds through `setup.py install`
+]
 LINT = ["ruff>=0.9", "mypy>=1.14", "types-PyYAML", "import-linter>=2.1"]
 
 
@@ -38,7 +43,7 @@ def installed_files() -> list[tuple[str, list[str]]]:
         "share/ament_index/resource_index/packages": [f"resource/{PACKAGE}"],
         str(share): ["package.xml"],
     }
-    for pattern in ("launch/*.launch.py", "config/**/*.yaml", "models/*/*"):
+    for pattern in ("launch/*.launch.py", "config/**/*", "models/*/*"):
         for path in sorted(ROOT.glob(pattern)):
             if path.is_file():
                 inside = path.relative_to(ROOT)
