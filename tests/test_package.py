@@ -115,9 +115,10 @@ def test_command_line_answers_without_any_heavy_import() -> None:
     then = """
 sys.argv = ["vdd", "--help"]
 try:
-    importlib.import_module("vdd_ros.cli.main").main()
+    status = importlib.import_module("vdd_ros.cli.main").main()
 except SystemExit as end:
-    assert end.code in (None, 0), end.code
+    status = end.code
+assert status in (None, 0), status
 """
     shown = import_without(heavy, modules_of("cli"), then)
     for command in ("doctor", "demo", "train-teacher", "distill", "evaluate", "export"):
