@@ -90,11 +90,19 @@ def test_installed_command_runs_from_the_install_space_alone(workspace: Path) ->
     """The built `vdd` finds its package in the install space, without the source folder."""
     prefix = workspace / "install" / "vdd_ros"
     packages = next(prefix.glob("lib/python3*/site-packages"))
-    where = "import vdd_ros.cli.main, sys; print(sys.modules['vdd_ros'].__file__)"
-    env = dict(os.environ, PYTHONPATH=str(packages))
-    for command in ([sys.executable, "-c", where], [str(prefix / "lib/vdd_ros/vdd"), "--help"]):
+    contract = "config/contracts/avoiding.yaml"
+    where = f"from vdd_ros.core.shipped import shipped_file; print(shipped_file('{contract}'))"
+    for command, expected in (
+        ([sys.executable, "-c", where], str(prefix / "share" / "vdd_ros" / contract)),
+        ([str(prefix / "lib" / "vdd_ros" / "vdd"), "--help"], "train-teacher"),
+    ):
         done = subprocess.run(
-            command, cwd=workspace, env=env, capture_output=True, text=True, timeout=120
+            command,
+            cwd=workspace,
+            env=dict(os.environ, PYTHONPATH=str(packages)),
+            capture_output=True,
+            text=True,
+            timeout=120,
         )
         assert done.returncode == 0, done.stderr[-2000:]
-        assert str(packages) in done.stdout or "train-teacher" in done.stdout
+        assert expected in done.stdout
