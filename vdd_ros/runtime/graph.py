@@ -79,10 +79,26 @@ def scan(model: bytes) -> Summary:
         MalformedError: not an ONNX model, or one that ends too early.
         VddError: data kept in other files, or a loop.
     """
-    try:
-        return _scan(memoryview(model))
-    except (IndexError, UnicodeDecodeError) as error:
-        raise MalformedError(f"not an ONNX model, or damaged ({error})") from None
+    metadata: dict[str, str] = {}
+    graphs: list[memoryview] = []
+    ir_version = 0
+    for number, wire, value, _ in fields(memoryview(model)):
+        if number == 1 and wire == VARINT:
+            ir_version = as_integer(value)
+        elif number == 7:
+            graphs.append(as_message(value))
+        elif number == 14:
+            key, text = _key_value(as_message(value))
+            if key in metadata:
+                raise VddError(f"metadata '{key}' is there twice; expected once")
+            metadata[key] = text
+        elif number == 25:
+            for inner, _, node, _ in fields(as_message(value)):
+                if inner == 7:
+                    _check_node(as_message(node), depth=1)
+    if len(graphs) != 1 or ir_version < 3:
+        raise MalformedError("not an ONNX model: expected an IR version and one graph")
+    return _scan_graph(graphs[0], metadata)
 
 
 def prune(model: bytes, outputs: Iterable[str]) -> bytes:
@@ -104,29 +120,6 @@ def prune(model: bytes, outputs: Iterable[str]) -> bytes:
         else:
             parts.append(bytes(raw))
     return b"".join(parts)
-
-
-def _scan(model: memoryview) -> Summary:
-    metadata: dict[str, str] = {}
-    graphs: list[memoryview] = []
-    ir_version = 0
-    for number, wire, value, _ in fields(model):
-        if number == 1 and wire == VARINT:
-            ir_version = as_integer(value)
-        elif number == 7:
-            graphs.append(as_message(value))
-        elif number == 14:
-            key, text = _key_value(as_message(value))
-            if key in metadata:
-                raise VddError(f"metadata '{key}' is there twice; expected once")
-            metadata[key] = text
-        elif number == 25:
-            for inner, _, node, _ in fields(as_message(value)):
-                if inner == 7:
-                    _check_node(as_message(node), depth=1)
-    if len(graphs) != 1 or ir_version < 3:
-        raise MalformedError("not an ONNX model: expected an IR version and one graph")
-    return _scan_graph(graphs[0], metadata)
 
 
 def _scan_graph(graph: memoryview, metadata: dict[str, str]) -> Summary:

@@ -95,6 +95,15 @@ class MoePolicy:
         expert = self._selector.select(logits)
         return actions[np.arange(len(expert)), expert], expert
 
+    def select_by(self, selection: SelectionSettings) -> None:
+        """Choose experts by other settings from the next call on; the random stream starts anew.
+
+        Raises:
+            VddError: the settings do not fit this policy; the old ones stay.
+        """
+        self._selector = ExpertSelector(selection, self.n_experts)
+        self.selection = selection
+
     def network_pass(self) -> None:
         """Run the network alone on the last window: what `vdd bench` subtracts from `act`."""
         self._binding.run()

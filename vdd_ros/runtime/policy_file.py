@@ -277,7 +277,9 @@ def _golden(text: str, summary: Summary) -> Golden:
     return Golden(inputs, outputs, float(atol))
 
 
-def _tensors(raw: Mapping[str, Mapping[str, Any]]) -> dict[str, Array]:
+def _tensors(raw: Any) -> dict[str, Array]:  # noqa: ANN401 - whatever the JSON held
+    if not isinstance(raw, dict):
+        raise VddError(f"golden sample: got {type(raw).__name__}, expected tensors by name")
     tensors = {}
     for name, entry in raw.items():
         shape = entry["shape"]

@@ -35,7 +35,6 @@ def fields(
 
     Raises:
         MalformedError: a field runs past the end, or has a wire type no ONNX file uses.
-        IndexError: the message ends inside a number.
     """
     at, end = 0, len(message)
     while at < end:
@@ -62,6 +61,8 @@ def fields(
 def _varint(message: memoryview, at: int) -> tuple[int, int]:
     value = 0
     for shift in range(0, 70, 7):
+        if at >= len(message):
+            raise MalformedError("not an ONNX model, or cut off inside a number")
         byte = message[at]
         at += 1
         value |= (byte & 0x7F) << shift
@@ -101,4 +102,7 @@ def as_integer(value: int | memoryview) -> int:
 
 def as_text(value: int | memoryview) -> str:
     """Return the text of a field."""
-    return bytes(as_message(value)).decode("utf-8")
+    try:
+        return bytes(as_message(value)).decode("utf-8")
+    except UnicodeDecodeError:
+        raise MalformedError("not an ONNX model, or damaged (text that is not UTF-8)") from None
