@@ -1,0 +1,1 @@
+"""Offline learning: teachers, students, the algorithms between them, and their export."""

@@ -1,0 +1,214 @@
+"""A run folder: everything one training run leaves behind, readable without running anything.
+
+::
+
+    settings.json        kind, dimensions, settings, data, teacher: what was asked for
+    weights.safetensors  the network that acts (averaged weights, normalisers)
+    state.safetensors    raw weights, optimisers, random state: what resuming needs
+    metrics.jsonl        figures along the way
+
+Every file is written atomically, none is a pickle.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from vdd_ros.core.config_io import dump_json, from_dict, to_dict, write_atomic
+from vdd_ros.core.errors import VddError
+from vdd_ros.distill.networks.normalization import Affine
+from vdd_ros.distill.student import GaussianMixtureOfExperts, StudentSettings
+from vdd_ros.distill.teachers.edm import EdmTeacher, TeacherSettings
+
+FORMAT_VERSION = 1
+SETTINGS, WEIGHTS, STATE, METRICS = (
+    "settings.json", "weights.safetensors", "state.safetensors", "metrics.jsonl",
+)  # fmt: skip
+
+M = TypeVar("M", bound=nn.Module)
+
+
+@dataclass(frozen=True)
+class RunInfo:
+    """What ``settings.json`` says about a run."""
+
+    format_version: int
+    """Version of this layout."""
+    kind: str
+    """``teacher`` or ``student``."""
+    method: str
+    """How it was trained: ``edm``, ``vdd``, ``em`` or ``em-teacher``."""
+    dim_obs: int
+    """Length of one observation."""
+    dim_act: int
+    """Length of one action."""
+    n_obs_steps: int
+    """Observations in the window."""
+    horizon: int
+    """Actions in the chunk."""
+    model: dict[str, Any]
+    """Settings of the network."""
+    training: dict[str, Any]
+    """Settings of the training."""
+    data_source: str
+    """Where the demonstrations come from."""
+    data_hash: str
+    """SHA-256 of their contents."""
+    teacher: dict[str, Any]
+    """The teacher's own settings and hash; empty where there is none."""
+    vdd_ros_version: str
+    """Version that trained it."""
+
+
+def write_info(folder: Path, info: RunInfo) -> None:
+    """Write ``settings.json``."""
+    write_atomic(folder / SETTINGS, dump_json(info, indent=2) + "\n")
+
+
+def read_info(folder: str | Path) -> RunInfo:
+    """Read ``settings.json`` of a run folder.
+
+    Raises:
+        VddError: no such folder, not a run folder, or of another version.
+    """
+    path = Path(folder) / SETTINGS
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        raise VddError(
+            f"{folder}: not a run folder (no {SETTINGS}); expected a folder that "
+            "'vdd train-teacher' or 'vdd distill' made"
+        ) from None
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise VddError(
+            f"{path}: cannot be read ({error}); the run folder is damaged, train again"
+        ) from None
+    version = raw.get("format_version") if isinstance(raw, dict) else None
+    if version != FORMAT_VERSION:
+        raise VddError(
+            f"{path}: format version {version}, this program reads {FORMAT_VERSION}; train again "
+            "or use the version that made it"
+        )
+    return from_dict(RunInfo, raw, where=str(path))
+
+
+def write_tensors(path: Path, tensors: dict[str, Tensor], **notes: str) -> None:
+    """Write tensors atomically, with notes in the file's header.
+
+    Raises:
+        VddError: the file cannot be written; an older one stays as it was.
+    """
+    plain = {name: tensor.detach().contiguous().clone() for name, tensor in tensors.items()}
+    write_atomic(path, safetensors.torch.save(plain, metadata=notes))
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Read tensors and notes.
+
+    Raises:
+        VddError: missing, truncated or foreign file.
+    """
+    if not path.is_file():
+        raise VddError(
+            f"{path}: no such file; the run was stopped before its first checkpoint, train again"
+        )
+    try:
+        with safe_open(path, framework="pt") as file:
+            notes = file.metadata() or {}
+            return {name: file.get_tensor(name) for name in file.keys()}, notes  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise VddError(
+            f"{path}: not a readable safetensors file ({error}); it is truncated or foreign: "
+            "copy it again or train again"
+        ) from None
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Return an optimiser's state as named tensors (groups come from the settings)."""
+    state = optimizer.state_dict()["state"]
+    return {f"{index}.{key}": value for index, v in state.items() for key, value in v.items()}
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    """Put the state of `optimizer_tensors` back."""
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, value in tensors.items():
+        index, key = name.split(".", 1)
+        state.setdefault(int(index), {})[key] = value
+    groups = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+
+def load_teacher(folder: str | Path) -> EdmTeacher:
+    """Load a trained teacher, ready to denoise.
+
+    Raises:
+        VddError: not a teacher's run folder, or a damaged one.
+    """
+    info = _expect(folder, "teacher")
+    settings = from_dict(TeacherSettings, info.model, where=f"{folder}/{SETTINGS}")
+    teacher = EdmTeacher(settings, dim_obs=info.dim_obs, dim_act=info.dim_act)
+    return _fill(teacher, Path(folder))
+
+
+def load_student(folder: str | Path) -> GaussianMixtureOfExperts:
+    """Load a trained student, ready to act.
+
+    Raises:
+        VddError: not a student's run folder, or a damaged one.
+    """
+    info = _expect(folder, "student")
+    settings = from_dict(StudentSettings, info.model, where=f"{folder}/{SETTINGS}")
+    student = GaussianMixtureOfExperts(
+        settings,
+        dim_obs=info.dim_obs,
+        dim_act=info.dim_act,
+        n_obs_steps=info.n_obs_steps,
+        horizon=info.horizon,
+        observation=Affine(info.dim_obs),
+        action=Affine(info.dim_act),
+    )
+    return _fill(student, Path(folder))
+
+
+def training_cpu_s(folder: str | Path) -> float:
+    """Return the processor seconds the weights of a run folder cost."""
+    _, notes = read_tensors(Path(folder) / WEIGHTS)
+    return float(notes.get("training_cpu_s", "nan"))
+
+
+def _expect(folder: str | Path, kind: str) -> RunInfo:
+    info = read_info(folder)
+    if info.kind != kind:
+        raise VddError(
+            f"{folder}: holds a {info.kind} ({info.method}), expected a {kind}; give the folder "
+            f"of a {kind}"
+        )
+    return info
+
+
+def _fill(module: M, folder: Path) -> M:
+    tensors, _ = read_tensors(folder / WEIGHTS)
+    expected = {name: tuple(t.shape) for name, t in module.state_dict().items()}
+    found = {name: tuple(t.shape) for name, t in tensors.items()}
+    if expected != found:
+        odd = sorted(set(expected.items()) ^ set(found.items()))[0][0]
+        raise VddError(
+            f"{folder / WEIGHTS}: tensor '{odd}' has shape {found.get(odd, 'none')}, the settings "
+            f"expect {expected.get(odd, 'none')}; {SETTINGS} and {WEIGHTS} are from different runs"
+        )
+    module.load_state_dict(tensors)
+    return module.requires_grad_(False).eval()
+
+
+def settings_tree(settings: object) -> dict[str, Any]:
+    """Return settings as the plain tree that `RunInfo` carries."""
+    return dict(to_dict(settings))

@@ -1,0 +1,91 @@
+"""Torch models as closed-loop policies, for figures while training and before export.
+
+The shipped figures come from the policy file through the robot's own runtime; these callables
+exist so that a run can be judged without exporting it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from vdd_ros.core.gating import ExpertSelector, SelectionSettings
+from vdd_ros.core.mixture import log_softmax, sample_categorical
+from vdd_ros.core.samplers import SamplerKind
+from vdd_ros.distill.denoisers import sample_actions
+from vdd_ros.distill.student import GaussianMixtureOfExperts
+from vdd_ros.distill.teachers.edm import EdmTeacher
+from vdd_ros.tasks.protocol import Policy, make_task, rollout, task_metrics
+
+
+def student_policy(
+    student: GaussianMixtureOfExperts, selection: SelectionSettings | None = None
+) -> Policy:
+    """Return a policy that executes the first action of the chosen expert's mean.
+
+    Without ``selection`` the expert is drawn from the gate with the rollout's own generator, the
+    published rule.
+    """
+    selector = ExpertSelector(selection, student.settings.n_experts) if selection else None
+
+    def act(
+        window: NDArray[np.floating], rng: np.random.Generator
+    ) -> tuple[NDArray[np.floating], NDArray[np.integer]]:
+        with torch.no_grad():
+            obs = student.observation.normalize(torch.as_tensor(window, dtype=torch.float32))
+            logits, mean = student.proposals(student.features(obs))
+            raw = student.action.unnormalize(mean).numpy()
+        gating = logits.numpy()
+        if selector is not None:
+            expert = selector.select(gating)
+        else:
+            expert = sample_categorical(log_softmax(gating), rng)
+        return raw[np.arange(len(raw)), expert, 0], expert
+
+    return act
+
+
+def teacher_policy(
+    teacher: EdmTeacher, n_steps: int = 16, sampler: SamplerKind = "euler"
+) -> Policy:
+    """Return a policy that executes the first action of a sampled chunk."""
+
+    def act(
+        window: NDArray[np.floating], rng: np.random.Generator
+    ) -> tuple[NDArray[np.floating], NDArray[np.integer]]:
+        with torch.no_grad():
+            obs = teacher.observation.normalize(torch.as_tensor(window, dtype=torch.float32))
+            noise = rng.standard_normal((len(window), teacher.horizon, teacher.dim_act))
+            actions = sample_actions(
+                teacher,
+                obs,
+                torch.as_tensor(noise, dtype=torch.float32),
+                n_steps=n_steps,
+                sigma_min=teacher.sigma_min,
+                sigma_max=teacher.sigma_max,
+                kind=sampler,
+                schedule=teacher.schedule,
+                generator=torch.Generator().manual_seed(int(rng.integers(2**62))),
+            )
+            raw = teacher.action.unnormalize(actions).numpy()
+        return raw[:, 0], np.full(len(window), -1)
+
+    return act
+
+
+def closed_loop(
+    policy: Policy, *, task: str, level: str, rollouts: int, seed: int, n_obs_steps: int
+) -> Mapping[str, float]:
+    """Roll a policy out and return success, entropy, modes and score."""
+    robots = make_task(task, level=level)
+    result = rollout(robots, policy, n=rollouts, seed=seed, n_obs_steps=n_obs_steps)
+    metrics = task_metrics(result, robots.n_modes)
+    return {
+        "success": metrics.success,
+        "entropy": metrics.entropy,
+        "modes": metrics.modes,
+        "score": metrics.score,
+    }

@@ -1,0 +1,1 @@
+"""Building blocks: multilayer perceptron, transformer, Gaussian head, normalisation."""

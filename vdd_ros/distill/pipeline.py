@@ -1,0 +1,336 @@
+"""From demonstrations to run folders: what the command line calls."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from vdd_ros import __version__
+from vdd_ros.core.errors import VddError, did_you_mean
+from vdd_ros.core.normalizer import Normalizer
+from vdd_ros.data.demonstrations import Demonstrations
+from vdd_ros.data.windows import make_windows
+from vdd_ros.distill import checkpoint
+from vdd_ros.distill.augmentation import NoiseSettings, ObservationNoise
+from vdd_ros.distill.checkpoint import RunInfo, settings_tree
+from vdd_ros.distill.em import EmTraining
+from vdd_ros.distill.mixture_training import (
+    DistillSettings,
+    Method,
+    MixtureTraining,
+    place_experts,
+)
+from vdd_ros.distill.networks.normalization import Affine
+from vdd_ros.distill.student import GaussianMixtureOfExperts
+from vdd_ros.distill.targets import Targets, data_targets, teacher_targets
+from vdd_ros.distill.teachers.edm import EdmTeacher, EdmTraining, TeacherSettings
+from vdd_ros.distill.trainer import LoopSettings, reproducible, train
+from vdd_ros.distill.vdd import VddTraining
+
+METHODS: tuple[Method, ...] = ("vdd", "em", "em-teacher")
+Evaluate = Callable[[nn.Module], Mapping[str, float]]
+
+
+@dataclass(frozen=True)
+class TeacherResult:
+    """A trained teacher."""
+
+    folder: Path
+    """Its run folder."""
+    teacher: EdmTeacher
+    """The averaged network, ready to denoise."""
+    training_cpu_s: float
+    """Processor seconds of the training."""
+
+
+@dataclass(frozen=True)
+class StudentResult:
+    """A trained student."""
+
+    folder: Path
+    """Its run folder."""
+    student: GaussianMixtureOfExperts
+    """The averaged network, ready to act."""
+    training_cpu_s: float
+    """Processor seconds of the distillation, teacher samples included, teacher training not."""
+
+
+def train_teacher(
+    demos: Demonstrations,
+    settings: TeacherSettings,
+    out_dir: str | Path,
+    *,
+    resume: bool = False,
+    loop: LoopSettings | None = None,
+    evaluate: Evaluate | None = None,
+    evaluate_every: int = 0,
+) -> TeacherResult:
+    """Train a diffusion teacher on demonstrations.
+
+    Args:
+        demos: what to imitate.
+        settings: shape and training.
+        out_dir: the run folder; made if missing.
+        resume: continue the run in ``out_dir``; its settings must be these.
+        loop: progress, checkpoints, threads.
+        evaluate: called with the averaged network now and then; its figures are recorded.
+        evaluate_every: iterations between those calls.
+
+    Raises:
+        VddError: unusable data or settings, or a folder that holds another run.
+        TrainingInterrupted: Ctrl-C; the run is saved.
+    """
+    cpu_start_s, folder, loop = time.process_time(), Path(out_dir), loop or LoopSettings()
+    with reproducible(settings.seed, loop.n_threads):
+        windows = make_windows(demos, n_obs_steps=settings.n_obs_steps, horizon=settings.horizon)
+        observation = Affine(
+            demos.dim_obs, Normalizer.fit(demos.observation, settings.normalize_obs)
+        )
+        action = Affine(demos.dim_act, Normalizer.fit(demos.action, settings.normalize_action))
+        targets = data_targets(
+            windows, observation, action, _noise(settings.noise, observation, action)
+        )
+        teacher = EdmTeacher(
+            settings,
+            dim_obs=demos.dim_obs,
+            dim_act=demos.dim_act,
+            observation=observation,
+            action=action,
+            sigma_data=settings.sigma_data or measured_sigma_data(targets.action),
+        )
+        info = RunInfo(
+            format_version=checkpoint.FORMAT_VERSION,
+            kind="teacher",
+            method="edm",
+            dim_obs=demos.dim_obs,
+            dim_act=demos.dim_act,
+            n_obs_steps=settings.n_obs_steps,
+            horizon=settings.horizon,
+            model=settings_tree(settings),
+            training={},
+            data_source=demos.source,
+            data_hash=demos.data_hash(),
+            teacher={},
+            vdd_ros_version=__version__,
+        )
+        _claim(folder, info, resume=resume)
+        cpu_s = train(
+            EdmTraining(teacher, targets),
+            folder,
+            loop=loop,
+            resume=resume,
+            cpu_start_s=cpu_start_s,
+            evaluate=evaluate,
+            evaluate_every=evaluate_every,
+            title="teacher",
+        )
+    return TeacherResult(folder, checkpoint.load_teacher(folder), cpu_s)
+
+
+def distill(
+    teacher_dir: str | Path | None,
+    demos: Demonstrations,
+    settings: DistillSettings,
+    *,
+    out_dir: str | Path,
+    method: Method = "vdd",
+    resume: bool = False,
+    loop: LoopSettings | None = None,
+    evaluate: Evaluate | None = None,
+    evaluate_every: int = 0,
+) -> StudentResult:
+    """Train a student: VDD, or one of its two EM controls.
+
+    Args:
+        teacher_dir: the teacher's run folder; ``em`` needs none, but takes its normalisers and
+            window from it when given, so that methods differ in nothing but the objective.
+        demos: where states (and, for ``em``, actions) come from.
+        settings: shape and training.
+        out_dir: the run folder; made if missing.
+        method: ``vdd``, ``em`` (on the demonstrations) or ``em-teacher`` (on teacher samples).
+        resume: continue the run in ``out_dir``; its settings must be these.
+        loop: progress, checkpoints, threads.
+        evaluate: called with the averaged network now and then; its figures are recorded.
+        evaluate_every: iterations between those calls.
+
+    Raises:
+        VddError: unusable data, settings or teacher, or a folder that holds another run.
+        TrainingInterrupted: Ctrl-C; the run is saved.
+    """
+    if method not in METHODS:
+        raise VddError(f"method: got '{method}'{did_you_mean(method, METHODS)}")
+    if teacher_dir is None and method != "em":
+        raise VddError(f"method '{method}' needs a teacher: give the folder of a trained one")
+    cpu_start_s, folder, loop = time.process_time(), Path(out_dir), loop or LoopSettings()
+    teacher = None if teacher_dir is None else checkpoint.load_teacher(teacher_dir)
+    with reproducible(settings.seed, loop.n_threads):
+        settings = _fit_to_teacher(settings, teacher, demos)
+        info = _student_info(demos, settings, method, teacher_dir)
+        _claim(folder, info, resume=resume)
+        training = _prepare(demos, settings, method, teacher)
+        cpu_s = train(
+            training,
+            folder,
+            loop=loop,
+            resume=resume,
+            cpu_start_s=cpu_start_s,
+            evaluate=evaluate,
+            evaluate_every=evaluate_every,
+            title=method,
+        )
+    return StudentResult(folder, checkpoint.load_student(folder), cpu_s)
+
+
+def measured_sigma_data(action: Tensor) -> float:
+    """Return the root mean square over components of the standard deviation of actions.
+
+    EDM fixes sigma_data at .5 for images scaled to [-1, 1]; normalised actions have another
+    spread, and the preconditioning is only right (unit-variance targets) with the true one.
+    """
+    return float(action.flatten(0, -2).var(0).mean().sqrt().clamp(min=1e-3))
+
+
+def _prepare(
+    demos: Demonstrations,
+    settings: DistillSettings,
+    method: Method,
+    teacher: EdmTeacher | None,
+) -> MixtureTraining:
+    """Build student, targets and method."""
+    n_obs_steps, horizon = settings.n_obs_steps or 1, settings.horizon or 1
+    if teacher is not None:
+        observation, action = teacher.observation, teacher.action
+    else:
+        observation = Affine(demos.dim_obs, Normalizer.fit(demos.observation, "mean_std"))
+        action = Affine(demos.dim_act, Normalizer.fit(demos.action, "mean_std"))
+    windows = make_windows(demos, n_obs_steps=n_obs_steps, horizon=horizon)
+    data = data_targets(windows, observation, action, _noise(settings.noise, observation, action))
+    student = GaussianMixtureOfExperts(
+        settings.student,
+        dim_obs=demos.dim_obs,
+        dim_act=demos.dim_act,
+        n_obs_steps=n_obs_steps,
+        horizon=horizon,
+        observation=observation,
+        action=action,
+    )
+    if teacher is None or method == "em":
+        if settings.warm_start != "none":
+            place_experts(student, data)
+        return EmTraining(student, settings, data)
+    samples = _teacher_samples(teacher, data, settings)
+    if settings.warm_start != "none":
+        place_experts(student, samples)
+    if method == "em-teacher":
+        training: MixtureTraining = EmTraining(student, settings, samples)
+    else:
+        gate_targets = data if settings.gate_source == "data" else samples
+        training = VddTraining(
+            student, settings, gate_targets, warm_targets=samples, teacher=teacher
+        )
+    training.teacher_queries = len(samples.obs) * settings.cache_samples * settings.cache_steps
+    return training
+
+
+def _teacher_samples(teacher: EdmTeacher, data: Targets, settings: DistillSettings) -> Targets:
+    return teacher_targets(
+        teacher,
+        data,
+        n_states=settings.cache_states,
+        n_samples=settings.cache_samples,
+        n_steps=settings.cache_steps,
+    )
+
+
+def _fit_to_teacher(
+    settings: DistillSettings, teacher: EdmTeacher | None, demos: Demonstrations
+) -> DistillSettings:
+    """Fill in window and chunk, and check that data and teacher belong together."""
+    if teacher is None:
+        return replace(
+            settings, n_obs_steps=settings.n_obs_steps or 1, horizon=settings.horizon or 1
+        )
+    if (teacher.dim_obs, teacher.dim_act) != (demos.dim_obs, demos.dim_act):
+        raise VddError(
+            f"{demos.source}: {demos.dim_obs} observation and {demos.dim_act} action components, "
+            f"the teacher was trained on {teacher.dim_obs} and {teacher.dim_act}; use the "
+            "demonstrations it was trained on"
+        )
+    for name in ("n_obs_steps", "horizon"):
+        asked, has = getattr(settings, name), getattr(teacher, name)
+        if asked is not None and asked != has:
+            raise VddError(
+                f"{name}: got {asked}, but the teacher has {has} and its score exists for that "
+                "only; leave it out"
+            )
+    return replace(settings, n_obs_steps=teacher.n_obs_steps, horizon=teacher.horizon)
+
+
+def _student_info(
+    demos: Demonstrations,
+    settings: DistillSettings,
+    method: Method,
+    teacher_dir: str | Path | None,
+) -> RunInfo:
+    origin: dict[str, object] = {}
+    if teacher_dir is not None:
+        of = checkpoint.read_info(teacher_dir)
+        weights = (Path(teacher_dir) / checkpoint.WEIGHTS).read_bytes()
+        origin = {
+            "method": of.method,
+            "settings": of.model,
+            "data_source": of.data_source,
+            "data_hash": of.data_hash,
+            "weights_sha256": hashlib.sha256(weights).hexdigest(),
+            "training_cpu_s": checkpoint.training_cpu_s(teacher_dir),
+        }
+    return RunInfo(
+        format_version=checkpoint.FORMAT_VERSION,
+        kind="student",
+        method=method,
+        dim_obs=demos.dim_obs,
+        dim_act=demos.dim_act,
+        n_obs_steps=settings.n_obs_steps or 1,
+        horizon=settings.horizon or 1,
+        model=settings_tree(settings.student),
+        training=settings_tree(settings),
+        data_source=demos.source,
+        data_hash=demos.data_hash(),
+        teacher=origin,
+        vdd_ros_version=__version__,
+    )
+
+
+def _noise(
+    settings: NoiseSettings, observation: Affine, action: Affine
+) -> ObservationNoise | None:
+    noise = ObservationNoise(settings, observation, action)
+    return noise if settings.std else None
+
+
+def _claim(folder: Path, info: RunInfo, *, resume: bool) -> None:
+    """Take ``folder`` for this run, without ever mixing two runs in one folder.
+
+    Raises:
+        VddError: the folder holds another run, or a run that nobody asked to resume.
+    """
+    if (folder / checkpoint.SETTINGS).exists():
+        if not resume:
+            raise VddError(
+                f"{folder}: already holds a run; resume it, remove it or choose another folder"
+            )
+        found = checkpoint.read_info(folder)
+        if found != info:
+            names = [n for n in vars(info) if getattr(found, n) != getattr(info, n)]
+            raise VddError(
+                f"{folder}: holds a run with other settings or data ({', '.join(names)} differ); "
+                "resume with the same ones or choose another folder"
+            )
+    elif resume:
+        raise VddError(f"{folder}: nothing to resume (no {checkpoint.SETTINGS}); start it first")
+    checkpoint.write_info(folder, info)

@@ -1,0 +1,1 @@
+"""Teachers: one family a file, each a denoiser D(x, sigma, obs)."""

@@ -1,0 +1,327 @@
+r"""The diffusion teacher: an EDM-preconditioned denoiser of action chunks, the BESO family.
+
+Preconditioning (Karras et al., 2022, table 1, as BESO, Reuss et al., 2023, uses it):
+
+.. math:: D(x; \sigma, s) = c_{skip} x + c_{out} F(c_{in} x, s, \sigma), \quad
+    c_{skip} = \frac{\sigma_d^2}{\sigma^2 + \sigma_d^2}, \;
+    c_{out} = \frac{\sigma \sigma_d}{\sqrt{\sigma^2 + \sigma_d^2}}, \;
+    c_{in} = \frac{1}{\sqrt{\sigma^2 + \sigma_d^2}},
+
+so that D(x; 0) = x and the network F always regresses a target of unit variance. The network sees
+the observation window as history and denoises the action chunk alone. BESO denoises the actions
+of the whole window and feeds clean past actions when it acts, so that a distilled score is taken
+under inputs that never occur in use; a chunk behind its history has no such mismatch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from vdd_ros.core.errors import VddError
+from vdd_ros.core.normalizer import NormalizerKind
+from vdd_ros.core.schedules import ScheduleKind
+from vdd_ros.distill.augmentation import NoiseSettings
+from vdd_ros.distill.ema import Ema
+from vdd_ros.distill.networks.mlp import Mlp
+from vdd_ros.distill.networks.normalization import Affine
+from vdd_ros.distill.networks.transformer import Transformer, initialise_like_gpt
+from vdd_ros.distill.student import Backbone
+from vdd_ros.distill.targets import Targets
+from vdd_ros.distill.trainer import cosine_rate
+
+# Frequencies of log sigma / 4 that the multilayer perceptron sees. The useful range of sigma
+# spans about one unit of log sigma / 4, so the highest turns a few times over it.
+_FREQUENCIES = (1.0, 2.0, 4.0, 8.0)
+
+
+@dataclass(frozen=True)
+class TeacherSettings:
+    """Shape and training of the teacher. Sigmas are in units of normalised actions."""
+
+    n_obs_steps: int = 1
+    """Observations the policy sees."""
+    horizon: int = 1
+    """Actions it denoises at once."""
+    backbone: Backbone = "mlp"
+    """mlp over the flattened window, or a transformer over frames and actions."""
+    width: int = 256
+    """Hidden units, or length of a token."""
+    depth: int = 3
+    """Hidden layers, or transformer blocks."""
+    n_heads: int = 4
+    """transformer: attention heads."""
+    dropout_attention: float = 0.1
+    """transformer: dropout of attention weights."""
+    dropout: float = 0.1
+    """transformer: dropout of embeddings and residual updates."""
+    sigma_min: float = 0.02
+    """Smallest sigma trained and sampled."""
+    sigma_max: float = 2.0
+    """Largest sigma trained and sampled; sampling starts from N(0, sigma_max^2)."""
+    sigma_data: float = 0.0
+    """Standard deviation of normalised actions; 0 measures it from the data."""
+    sigma_spread: float = 0.5
+    """Scale of the log-logistic distribution of training sigmas around sigma_data (BESO)."""
+    schedule: ScheduleKind = "exponential"
+    """Sigmas a sampler walks through."""
+    normalize_obs: NormalizerKind = "mean_std"
+    """mean_std, min_max or identity."""
+    normalize_action: NormalizerKind = "mean_std"
+    """mean_std, min_max or identity."""
+    noise: NoiseSettings = field(default_factory=NoiseSettings)
+    """Observation noise."""
+    n_iters: int = 6000
+    """Optimiser steps."""
+    batch_size: int = 512
+    """Windows per step."""
+    learning_rate: float = 1e-3
+    """Peak learning rate of Adam; falls to zero along a half cosine."""
+    weight_decay: float = 0.0
+    """Decoupled weight decay (AdamW)."""
+    ema_decay: float = 0.999
+    """Decay of the averaged weights, which are the teacher; 0 keeps the raw weights."""
+    seed: int = 0
+    """Seed of initialisation and training."""
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        for name in ("n_obs_steps", "horizon", "width", "depth", "n_iters", "batch_size"):
+            if getattr(self, name) < 1:
+                raise VddError(f"{name}: got {getattr(self, name)}, expected at least 1")
+        if not 0 < self.sigma_min < self.sigma_max:
+            raise VddError(
+                f"sigma_min {self.sigma_min} and sigma_max {self.sigma_max}: expected "
+                "0 < sigma_min < sigma_max"
+            )
+        if self.sigma_data < 0 or self.sigma_spread <= 0 or self.learning_rate <= 0:
+            raise VddError(
+                "expected sigma_data >= 0, sigma_spread > 0 and learning_rate > 0; got "
+                f"{self.sigma_data}, {self.sigma_spread}, {self.learning_rate}"
+            )
+        if not 0 <= self.ema_decay < 1:
+            raise VddError(f"ema_decay: got {self.ema_decay}, expected 0 <= ema_decay < 1")
+
+
+class EdmTeacher(nn.Module):
+    """Denoiser D(x, sigma, obs) in normalised coordinates (see `denoisers.Denoiser`).
+
+    Args:
+        settings: the shape.
+        dim_obs: length of one observation.
+        dim_act: length of one action.
+        observation: normaliser of observations, kept for export and acting.
+        action: normaliser of actions.
+        sigma_data: standard deviation of normalised actions.
+    """
+
+    sigma_data: Tensor
+
+    def __init__(
+        self,
+        settings: TeacherSettings,
+        *,
+        dim_obs: int,
+        dim_act: int,
+        observation: Affine | None = None,
+        action: Affine | None = None,
+        sigma_data: float = 1.0,
+    ) -> None:
+        super().__init__()
+        self.settings = settings
+        self.dim_obs, self.dim_act = dim_obs, dim_act
+        self.n_obs_steps, self.horizon = settings.n_obs_steps, settings.horizon
+        self.observation = observation or Affine(dim_obs)
+        self.action = action or Affine(dim_act)
+        self.register_buffer("sigma_data", torch.tensor(sigma_data))
+        if settings.backbone == "mlp":
+            self.network: nn.Module = _MlpBackbone(settings, dim_obs, dim_act)
+        elif settings.backbone == "transformer":
+            self.network = _TransformerBackbone(settings, dim_obs, dim_act)
+        else:
+            raise VddError(f"backbone: got '{settings.backbone}', expected 'mlp' or 'transformer'")
+
+    @property
+    def sigma_min(self) -> float:
+        """Smallest sigma the teacher was trained at."""
+        return self.settings.sigma_min
+
+    @property
+    def sigma_max(self) -> float:
+        """Largest sigma the teacher was trained at."""
+        return self.settings.sigma_max
+
+    @property
+    def schedule(self) -> ScheduleKind:
+        """Sigmas its sampler walks through."""
+        return self.settings.schedule
+
+    def denoise(
+        self,
+        x: Float[Tensor, "B H A"],
+        sigma: Float[Tensor, " B"],
+        obs: Float[Tensor, "B T O"],
+    ) -> Float[Tensor, "B H A"]:
+        """Return D(x; sigma, obs); all normalised."""
+        scale = sigma[:, None, None]
+        total = scale.square() + self.sigma_data.square()
+        skip = self.sigma_data.square() / total
+        out = scale * self.sigma_data * torch.rsqrt(total)
+        return skip * x + out * self.network(x * torch.rsqrt(total), sigma.log() / 4, obs)
+
+    forward = denoise
+
+    def loss(
+        self,
+        action: Float[Tensor, "B H A"],
+        obs: Float[Tensor, "B T O"],
+        sigma: Float[Tensor, " B"],
+        noise: Float[Tensor, "B H A"],
+    ) -> Float[Tensor, ""]:
+        r"""Return :math:`E |F - (a - c_{skip} x) / c_{out}|^2`, BESO's form of EDM's loss.
+
+        It equals EDM's weighting :math:`\lambda(\sigma) = 1 / c_{out}^2` of the denoising error.
+        """
+        scale = sigma[:, None, None]
+        denoised = self.denoise(action + scale * noise, sigma, obs)
+        total = scale.square() + self.sigma_data.square()
+        weight = total / (scale * self.sigma_data).square()
+        return (weight * (denoised - action).square()).mean()
+
+    def draw_sigma(self, batch: int) -> Float[Tensor, " B"]:
+        """Draw training sigmas: log-logistic around sigma_data, truncated to the range (BESO)."""
+        loc, spread = float(self.sigma_data.log()), self.settings.sigma_spread
+
+        def cdf(sigma: float) -> float:
+            return 1.0 / (1.0 + math.exp(-(math.log(sigma) - loc) / spread))
+
+        low, high = cdf(self.sigma_min), cdf(self.sigma_max)
+        uniform = low + (high - low) * torch.rand(batch)
+        return torch.exp(loc + spread * torch.logit(uniform, eps=1e-7))
+
+
+class _MlpBackbone(nn.Module):
+    """F as a multilayer perceptron over [scaled x, window, features of log sigma / 4]."""
+
+    frequencies: Tensor
+
+    def __init__(self, settings: TeacherSettings, dim_obs: int, dim_act: int) -> None:
+        super().__init__()
+        dim = settings.horizon * dim_act
+        self.register_buffer("frequencies", torch.tensor(_FREQUENCIES), persistent=False)
+        self.mlp = Mlp(
+            dim + settings.n_obs_steps * dim_obs + 1 + 2 * len(_FREQUENCIES),
+            dim,
+            width=settings.width,
+            depth=settings.depth,
+        )
+        # F starts at zero, so D starts as the best linear denoiser.
+        for parameter in self.mlp.output.parameters():
+            nn.init.zeros_(parameter)
+
+    def forward(
+        self,
+        x: Float[Tensor, "B H A"],
+        log_sigma: Float[Tensor, " B"],
+        obs: Float[Tensor, "B T O"],
+    ) -> Float[Tensor, "B H A"]:
+        column = log_sigma[:, None]
+        phase = column * math.pi * self.frequencies
+        inputs = [x.flatten(1), obs.flatten(1), column, torch.sin(phase), torch.cos(phase)]
+        return self.mlp(torch.cat(inputs, dim=-1)).view_as(x)
+
+
+class _TransformerBackbone(nn.Module):
+    """F as a transformer over the tokens [sigma, s_1..s_T, x_1..x_H], reading the action slots.
+
+    Nothing is hidden from anything: the window is history and the chunk is denoised as a whole,
+    so every token may attend to all. The published causal mask serves a window of actions in
+    which later ones are not yet known.
+    """
+
+    def __init__(self, settings: TeacherSettings, dim_obs: int, dim_act: int) -> None:
+        super().__init__()
+        self.horizon = settings.horizon
+        self.embed_sigma = nn.Linear(1, settings.width)
+        self.embed_obs = nn.Linear(dim_obs, settings.width)
+        self.embed_action = nn.Linear(dim_act, settings.width)
+        self.trunk = Transformer(
+            n_tokens=1 + settings.n_obs_steps + settings.horizon,
+            width=settings.width,
+            depth=settings.depth,
+            n_heads=settings.n_heads,
+            dropout_attention=settings.dropout_attention,
+            dropout_residual=settings.dropout,
+            causal=False,
+        )
+        initialise_like_gpt(self.trunk)
+        self.output = nn.Linear(settings.width, dim_act)
+
+    def forward(
+        self,
+        x: Float[Tensor, "B H A"],
+        log_sigma: Float[Tensor, " B"],
+        obs: Float[Tensor, "B T O"],
+    ) -> Float[Tensor, "B H A"]:
+        tokens = [
+            self.embed_sigma(log_sigma[:, None])[:, None],
+            self.embed_obs(obs),
+            self.embed_action(x),
+        ]
+        return self.output(self.trunk(torch.cat(tokens, dim=1))[:, -self.horizon :])
+
+
+class EdmTraining:
+    """A `trainer.Trainable` that fits a teacher to demonstrations.
+
+    Args:
+        teacher: trained in place.
+        targets: normalised windows with their action chunks.
+    """
+
+    teacher_queries = 0
+
+    def __init__(self, teacher: EdmTeacher, targets: Targets) -> None:
+        settings = teacher.settings
+        self.teacher, self.targets, self.settings = teacher, targets, settings
+        self.n_iters = settings.n_iters
+        self._ema = Ema(teacher, settings.ema_decay) if settings.ema_decay else None
+        self._optimizer = torch.optim.AdamW(
+            teacher.parameters(),
+            lr=settings.learning_rate,
+            weight_decay=settings.weight_decay,
+            fused=True,
+        )
+
+    def step(self, iteration: int) -> Mapping[str, Tensor | float]:
+        """Take one optimiser step on one minibatch."""
+        settings = self.settings
+        obs, action = self.targets.draw(settings.batch_size)
+        sigma = self.teacher.draw_sigma(len(obs))
+        loss = self.teacher.loss(action[:, 0], obs, sigma, torch.randn_like(action[:, 0]))
+        rate = settings.learning_rate * cosine_rate(iteration, self.n_iters)
+        for group in self._optimizer.param_groups:
+            group["lr"] = rate
+        self._optimizer.zero_grad()
+        loss.backward()
+        self._optimizer.step()
+        if self._ema:
+            self._ema.update(iteration)
+        return {"loss": loss.detach()}
+
+    def parts(self) -> dict[str, nn.Module]:
+        """Return the teacher and its average."""
+        return {"teacher": self.teacher} | ({"ema": self._ema.shadow} if self._ema else {})
+
+    def optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        """Return the one optimiser."""
+        return {"adam": self._optimizer}
+
+    def acting(self) -> nn.Module:
+        """Return the averaged teacher."""
+        return self._ema.shadow if self._ema else self.teacher
