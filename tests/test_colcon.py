@@ -44,18 +44,11 @@ def colcon(workspace: Path, *arguments: str) -> str:
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A ROS workspace with this package under src/, built once."""
     folder = tmp_path_factory.mktemp("workspace with a space")
-    leave = shutil.ignore_patterns(
-        ".*",
-        "build",
-        "install",
-        "log",
-        "runs",
-        "demo_output",
-        "tests",
-        "*.egg-info",
-        "__pycache__",
-    )
-    shutil.copytree(ROOT, folder / "src" / "vdd_ros", ignore=leave)
+    source = folder / "src" / "vdd_ros"
+    for name in ("vdd_ros", "launch", "config", "models", "resource"):
+        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("package.xml", "setup.py", "setup.cfg", "pyproject.toml"):
+        shutil.copy(ROOT / name, source / name)
     colcon(folder, "build")
     return folder
 
