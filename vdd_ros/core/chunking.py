@@ -93,3 +93,9 @@ class ActionQueue:
         if len(self._actions) == 0:
             self._actions = None
         return action
+
+    def planned(self) -> NDArray[np.float64]:
+        """Return a copy of the actions [n, D_act] still queued; [0, 0] when there are none."""
+        if self._actions is None:
+            return np.zeros((0, 0))
+        return np.array(self._actions, dtype=np.float64)

@@ -83,6 +83,31 @@ class SafetyGuard:
         self._last = None if measured is None else np.clip(measured, self._low, self._high)
         self._held_steps = 0
 
+    def forget(self) -> None:
+        """Start a new episode: the last command is no reference any more until the next seed."""
+        self._last = None
+        self._held_steps = 0
+
+    def plan(self, actions: NDArray[np.floating]) -> NDArray[np.float64]:
+        """Return limited commands [T, D_act] for actions [T, D_act] that follow the last command.
+
+        What a trajectory message carries behind the command of now. Increments are added up from
+        the last command; the plan ends before the first action that is not finite. Nothing is
+        remembered: every planned action is decided on again when its time has come.
+        """
+        finite = np.isfinite(actions).all(axis=-1)
+        usable = actions[: len(actions) if finite.all() else int(np.argmin(finite))]
+        commands = np.array(usable, dtype=np.float64)
+        before = self._last
+        for command in commands:
+            if before is not None:
+                for target, _ in self._relative:
+                    command[target] += before[target]
+                np.clip(command, before - self._max_step, before + self._max_step, out=command)
+            np.clip(command, self._low, self._high, out=command)
+            before = command
+        return commands
+
     def act(
         self, observation: NDArray[np.floating], action: NDArray[np.floating]
     ) -> SafetyDecision:

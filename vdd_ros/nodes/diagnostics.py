@@ -1,0 +1,211 @@
+"""What a node tells about itself: every tick, every second, and whenever something changes.
+
+Standard messages only, so that any viewer shows them:
+
+- ``~/status`` (``std_msgs/Float64MultiArray``): one row per tick, sent AFTER the command. The
+  names of its values stand in ``layout.dim[0].label``, separated by commas.
+- ``~/reason`` (``std_msgs/String``, latched): level and reason, whenever they change.
+- ``~/latency`` (``std_msgs/Float64MultiArray``): percentiles, once a second, labelled likewise.
+- ``/diagnostics`` (``diagnostic_msgs/DiagnosticArray``): the same for people, once a second. This
+  name is absolute because every ROS tool looks for it there.
+"""
+
+from __future__ import annotations
+
+import array
+from typing import Any
+
+import numpy as np
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+from numpy.typing import NDArray
+from rclpy.node import Node
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from std_msgs.msg import Float64MultiArray, MultiArrayDimension, String
+
+from vdd_ros.core.safety import SafetyLevel
+from vdd_ros.nodes.control_loop import ControlLoop, Tick
+
+STATUS_FIELDS = (
+    "stamp_sec",
+    "stamp_nanosec",
+    "level",
+    "expert",
+    "gate_entropy",
+    "age_ms",
+    "decode_us",
+    "infer_us",
+    "safety_us",
+    "publish_us",
+    "tick_us",
+    "ticks",
+    "held",
+    "missed",
+    "nfe",
+)
+"""Values of ``~/status`` in order; ``expert`` and ``gate_entropy`` are -1 where there are none."""
+
+LATENCY_FIELDS = tuple(
+    f"{stage}_{figure}_us"
+    for stage in ("infer", "tick")
+    for figure in ("p50", "p99", "p999", "max")
+)
+"""Values of ``~/latency`` in order."""
+
+LATCHED = QoSProfile(
+    depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL
+)
+"""For what late joiners must see at once: the reason, never a command."""
+
+_LEVELS = {
+    SafetyLevel.ACT: DiagnosticStatus.OK,
+    SafetyLevel.CLAMP: DiagnosticStatus.OK,
+    SafetyLevel.HOLD: DiagnosticStatus.WARN,
+    SafetyLevel.SAFE: DiagnosticStatus.ERROR,
+    SafetyLevel.STOP: DiagnosticStatus.STALE,
+}
+
+
+class NodeReport:
+    """The publishers above, for one node."""
+
+    def __init__(self, node: Node, *, facts: dict[str, str], nfe: int) -> None:
+        """Create the publishers.
+
+        Args:
+            node: owns them.
+            facts: constant keys of ``/diagnostics``: policy, provider, role.
+            nfe: network passes per action, reported with every tick.
+        """
+        self._node = node
+        self._facts = facts
+        self._status_message, self._status_values = labelled(STATUS_FIELDS)
+        self._status_values[-1] = nfe
+        self._status = node.create_publisher(Float64MultiArray, "~/status", QoSProfile(depth=10))
+        self._latency = node.create_publisher(Float64MultiArray, "~/latency", QoSProfile(depth=1))
+        self._reason = node.create_publisher(String, "~/reason", LATCHED)
+        self._diagnostics = node.create_publisher(
+            DiagnosticArray, "/diagnostics", QoSProfile(depth=10)
+        )
+        self._said: tuple[SafetyLevel, str] | None = None
+        self.warnings: dict[str, str] = {}
+        """Lasting troubles by topic, for example a QoS mismatch; shown until they are removed."""
+
+    def destroy(self) -> None:
+        """Remove the publishers."""
+        for publisher in (self._status, self._latency, self._reason, self._diagnostics):
+            self._node.destroy_publisher(publisher)
+
+    def on_tick(self, tick: Tick) -> None:
+        """Publish the row of one tick, and the reason where it is news."""
+        gate = tick.gate
+        self._status_values[:-1] = (
+            tick.stamp_ns // 1_000_000_000,
+            tick.stamp_ns % 1_000_000_000,
+            tick.level,
+            tick.expert,
+            gate_entropy(gate) if len(gate) else -1.0,
+            tick.age_ns * 1e-6,
+            tick.decode_ns * 1e-3,
+            tick.infer_ns * 1e-3,
+            tick.safety_ns * 1e-3,
+            tick.publish_ns * 1e-3,
+            tick.total_ns * 1e-3,
+            tick.count,
+            tick.held,
+            tick.missed,
+        )
+        self._status.publish(self._status_message)
+        self.say(tick.level, tick.reason)
+
+    def warn(self, topic: str, text: str) -> None:
+        """Keep a lasting trouble of a topic and log it once; an empty text removes it."""
+        if not text:
+            self.warnings.pop(topic, None)
+        elif self.warnings.get(topic) != text:
+            self.warnings[topic] = text
+            self._node.get_logger().warning(text)
+
+    def say(self, level: SafetyLevel, reason: str) -> None:
+        """Publish and log level and reason where they are news."""
+        # A clamp's reason holds numbers that differ at every tick: only its beginning is news.
+        news = (level, reason if level >= SafetyLevel.HOLD else "")
+        if news == self._said:
+            return
+        first = self._said is None
+        self._said = news
+        text = f"{level.name}: {reason}" if reason else level.name
+        self._reason.publish(String(data=text))
+        logger = self._node.get_logger()
+        if level in (SafetyLevel.HOLD, SafetyLevel.SAFE) and not first:
+            logger.warning(text)
+        else:
+            logger.info(text)
+
+    def publish_summary(self, loop: ControlLoop, *, waiting: str = "") -> None:
+        """Publish ``~/latency`` and ``/diagnostics``.
+
+        Args:
+            loop: where the figures come from.
+            waiting: why there is no observation yet.
+        """
+        infer, tick = loop.infer_latency.summary(), loop.tick_latency.summary()
+        figures = [
+            getattr(summary, f"{figure}_us")
+            for summary in (infer, tick)
+            for figure in ("p50", "p99", "p999", "max")
+        ]
+        message, values = labelled(LATENCY_FIELDS)
+        values[:] = figures
+        self._latency.publish(message)
+        self._diagnostics.publish(self._summary(loop, figures, waiting))
+
+    def _summary(self, loop: ControlLoop, figures: list[float], waiting: str) -> DiagnosticArray:
+        tick = loop.tick
+        status = DiagnosticStatus()
+        status.name = f"{self._node.get_fully_qualified_name()}: control"
+        status.hardware_id = self._facts.get("contract", "")
+        status.level = _LEVELS[tick.level] if loop.active else DiagnosticStatus.STALE
+        status.message = tick.reason or waiting or tick.level.name
+        if self.warnings and status.level == DiagnosticStatus.OK:
+            status.level = DiagnosticStatus.WARN
+            status.message = "; ".join(self.warnings.values())
+        now_ns = self._node.get_clock().now().nanoseconds
+        values: dict[str, object] = dict(self._facts)
+        values["level"] = tick.level.name
+        values["reason"] = tick.reason
+        values |= {k: f"{v:.1f}" for k, v in zip(LATENCY_FIELDS, figures, strict=True)}
+        values |= {"ticks": tick.count, "held": tick.held, "missed": tick.missed}
+        values |= {f"held: {reason}": n for reason, n in loop.held_by.items()}
+        values["active_expert"] = tick.expert
+        values["gate_entropy"] = f"{gate_entropy(tick.gate):.3f}" if len(tick.gate) else "n/a"
+        for source in loop.collector.sources:
+            age = (now_ns - source.stamp_ns) / 1e6
+            values[f"age_ms: {source.topic}"] = f"{age:.1f}" if source.stamp_ns >= 0 else "n/a"
+        values |= {f"warning: {topic}": text for topic, text in self.warnings.items()}
+        status.values = [KeyValue(key=k, value=str(v)) for k, v in values.items()]
+        message = DiagnosticArray(status=[status])
+        message.header.stamp = self._node.get_clock().now().to_msg()
+        return message
+
+
+def gate_entropy(gate: NDArray[np.float64]) -> float:
+    """Entropy of gate probabilities [K] over log K: 0 = one expert, 1 = all alike."""
+    if len(gate) < 2:
+        return 0.0
+    return float(-(gate * np.log(np.maximum(gate, 1e-300))).sum() / np.log(len(gate)))
+
+
+def labelled(fields: tuple[str, ...]) -> tuple[Any, NDArray[np.float64]]:
+    """Make a Float64MultiArray with named entries; return it and a view to write them through."""
+    message: Any = Float64MultiArray()
+    size = len(fields)
+    message.layout.dim = [MultiArrayDimension(label=",".join(fields), size=size, stride=size)]
+    message.data = array.array("d", bytes(8 * size))
+    return message, np.frombuffer(message.data, dtype=np.float64)
+
+
+def read_labelled(message: Any) -> dict[str, float]:  # noqa: ANN401
+    """Turn a message made by `labelled` back into names and values."""
+    if not message.layout.dim:
+        return {}
+    return dict(zip(message.layout.dim[0].label.split(","), message.data, strict=False))

@@ -1,0 +1,198 @@
+"""PolicyShell: the lifecycle node that every policy runs in, whichever method made it.
+
+configure   load and verify the policy, warm it up, create topics, compare their types
+activate    start the loop from the measured state, so that the first command cannot jump
+deactivate  stop the loop, THEN send the declared stop action
+cleanup     remove topics and policy
+shutdown    like deactivate where active, then cleanup
+
+rclpy swallows exceptions of these callbacks without a word: each is caught and logged here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+import traceback
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+
+from vdd_ros.core.config_io import load_yaml
+from vdd_ros.core.contract import PolicyContract
+from vdd_ros.core.errors import VddError
+from vdd_ros.core.safety import SafetyLevel
+from vdd_ros.nodes.executor import EXIT_USER_ERROR, SPIN_TIMEOUT_S
+from vdd_ros.nodes.parameters import SHELL, Check, Spec, declare
+from vdd_ros.nodes.wiring import Loaded, RunSettings, Wiring
+
+_Inherited = Callable[[LifecycleState], TransitionCallbackReturn]
+
+
+class PolicyShell(LifecycleNode):
+    """Everything of a policy node but the policy; see the module's docstring."""
+
+    def __init__(
+        self, name: str, *, extra: tuple[Spec, ...] = (), check: Check | None = None
+    ) -> None:
+        """Declare the parameters.
+
+        Args:
+            name: node name.
+            extra: parameters of the policy.
+            check: refuses combinations of parameters.
+
+        Raises:
+            VddError: a parameter given at start is refused.
+        """
+        super().__init__(name)
+        self.exit_code: int | None = None
+        self.wiring: Wiring | None = None
+        self._user_error = False
+        try:
+            declare(self, (*SHELL, *extra), check)
+        except VddError:
+            self.destroy_node()
+            raise
+
+    def load(self) -> Loaded:
+        """Load the policy the parameters name; raises `VddError` where they are wrong."""
+        raise NotImplementedError
+
+    def unload(self) -> None:
+        """Let go of what `load` made."""
+
+    def value(self, name: str) -> Any:  # noqa: ANN401 - a ROS parameter is of any simple type
+        """Return a parameter's value."""
+        return self.get_parameter(name).value
+
+    def begin(self) -> None:
+        """Configure and activate, where ``autostart`` asks for it."""
+        if not self.value("autostart"):
+            self.get_logger().info("unconfigured, waiting for a lifecycle manager")
+            return
+        success = TransitionCallbackReturn.SUCCESS
+        if self.trigger_configure() == success and self.trigger_activate() == success:
+            return
+        self.exit_code = EXIT_USER_ERROR if self._user_error else 1
+
+    def pace(self) -> float:
+        """Nothing to do between callbacks: observations and timers drive this node."""
+        return SPIN_TIMEOUT_S
+
+    def goodbye(self, reason: str) -> None:
+        """Send the stop action, where active, and give everything back."""
+        self.get_logger().info(f"ending: {reason}")
+        if self._state_machine.current_state[1] in ("active", "inactive", "unconfigured"):
+            self.trigger_shutdown()
+
+    def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Load, verify, warm up, create the topics, compare their types."""
+        return self._guarded(self._configure, super().on_configure, state)
+
+    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Start the loop."""
+        return self._guarded(self._activate, super().on_activate, state)
+
+    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Stop the loop, then send the stop action."""
+        return self._guarded(partial(self._stop, "deactivated"), super().on_deactivate, state)
+
+    def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Remove topics and policy."""
+        return self._guarded(self._release, super().on_cleanup, state)
+
+    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Stop the loop, send the stop action, remove topics and policy."""
+        result = self._guarded(partial(self._stop, "shut down"), super().on_shutdown, state)
+        self._release()
+        return result
+
+    def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Go back to unconfigured with nothing left behind."""
+        self._release()
+        super().on_error(state)
+        return TransitionCallbackReturn.SUCCESS
+
+    def _guarded(
+        self, work: Callable[[], None], inherited: _Inherited, state: LifecycleState
+    ) -> TransitionCallbackReturn:
+        """Do the work of a transition and log what goes wrong; then rclpy does its own."""
+        try:
+            work()
+        except VddError as error:
+            self._user_error = True
+            self.get_logger().error(str(error))
+            return TransitionCallbackReturn.FAILURE
+        except Exception:  # see the module's docstring
+            self.get_logger().error(f"unexpected:\n{traceback.format_exc()}")
+            return TransitionCallbackReturn.ERROR
+        return inherited(state)
+
+    def _configure(self) -> None:
+        loaded = self.load()
+        try:
+            settings = RunSettings(
+                rate_hz=self.value("rate_hz") or loaded.contract.rate_hz,
+                shadow=self.value("role") == "shadow",
+                timed=self.value("trigger") == "timer",
+                frame_id=self.value("frame_id"),
+            )
+            facts = {
+                "contract": loaded.contract.name,
+                "role": self.value("role"),
+                "rate_hz": f"{settings.rate_hz:g}",
+            }
+            loaded = dataclasses.replace(loaded, facts=facts | loaded.facts)
+            self.wiring = Wiring(self, loaded, settings)
+        except BaseException:
+            self.unload()
+            raise
+        self.get_logger().info("; ".join(f"{k} {v}" for k, v in loaded.facts.items()))
+        self.wiring.report.say(SafetyLevel.STOP, "configured, not active")
+
+    def _activate(self) -> None:
+        if self.wiring is None:
+            raise RuntimeError("activated without being configured")
+        # What exists now lives as long as the node: looking through it again costs ticks.
+        gc.collect()
+        gc.freeze()
+        self.wiring.start()
+
+    def _stop(self, reason: str) -> None:
+        if self.wiring is not None:
+            self.wiring.stop(reason)
+        gc.unfreeze()
+
+    def _release(self) -> None:
+        if self.wiring is not None:
+            self.wiring.destroy()
+            self.wiring = None
+        self.unload()
+
+
+def node_contract(own: PolicyContract, override: str) -> PolicyContract:
+    """Return the contract a policy is run with: its own, or the YAML that replaces it.
+
+    Args:
+        own: the contract inside the policy file.
+        override: path of a contract YAML, or an empty text.
+
+    Raises:
+        VddError: the YAML is wrong, or describes other vectors than the network has.
+    """
+    if not override:
+        return own
+    given = load_yaml(PolicyContract, Path(override).expanduser())
+    for name in ("dim_obs", "dim_act", "n_obs_steps", "horizon"):
+        want, got = getattr(own, name), getattr(given, name)
+        if want != got:
+            raise VddError(
+                f"{override}: the contract has {name} = {got}, the policy was made for {want}; "
+                "give a contract that fits the policy, or leave 'contract' empty to use the "
+                "policy's own"
+            )
+    return given

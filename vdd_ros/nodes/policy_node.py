@@ -1,0 +1,88 @@
+"""policy_node: the distilled policy, one network pass per action."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from rclpy.parameter import Parameter
+
+from vdd_ros.core.errors import VddError
+from vdd_ros.core.gating import ExpertSelector, SelectionSettings
+from vdd_ros.core.shipped import STUDENT, shipped_file
+from vdd_ros.nodes.executor import run_node
+from vdd_ros.nodes.lifecycle import PolicyShell, node_contract
+from vdd_ros.nodes.parameters import SELECTION, read
+from vdd_ros.nodes.wiring import Loaded
+from vdd_ros.runtime.moe_policy import MoePolicy
+from vdd_ros.runtime.policy_file import PolicyFile
+from vdd_ros.runtime.session import SessionSettings
+
+
+class PolicyNode(PolicyShell):
+    """The student on the shell; its expert choice can be changed while it runs."""
+
+    def __init__(self) -> None:
+        """Declare the parameters."""
+        self._policy: MoePolicy | None = None
+        super().__init__("policy", extra=SELECTION, check=self._check)
+        self.add_post_set_parameters_callback(self._apply)
+
+    def load(self) -> Loaded:
+        """Open the policy file and warm it up."""
+        path = self.value("policy") or shipped_file(STUDENT)
+        file = PolicyFile.open(Path(path).expanduser())
+        contract = node_contract(file.contract, self.value("contract"))
+        policy = MoePolicy(
+            file,
+            selection=_selection(read(self, SELECTION)),
+            session=SessionSettings(
+                provider=self.value("provider"), n_threads=self.value("n_threads")
+            ),
+        )
+        self._policy = policy
+        facts = {
+            "policy": str(file.path),
+            "sha256": file.sha256[:16],
+            "kind": file.kind,
+            "experts": str(policy.n_experts),
+            "provider": policy.provider,
+            "runtime": policy.description,
+        }
+        return Loaded(policy, contract, facts)
+
+    def unload(self) -> None:
+        """Free the session."""
+        self._policy = None
+
+    def _check(self, values: dict[str, Any]) -> str:
+        if self._policy is None:
+            return ""
+        try:
+            ExpertSelector(_selection(values), self._policy.n_experts)
+        except VddError as error:
+            return str(error)
+        return ""
+
+    def _apply(self, changes: list[Parameter]) -> None:
+        if self._policy is not None and any(c.name.startswith("selection.") for c in changes):
+            self._policy.select_by(_selection(read(self, SELECTION)))
+
+
+def _selection(values: dict[str, Any]) -> SelectionSettings:
+    return SelectionSettings(
+        **{
+            name.removeprefix("selection."): value
+            for name, value in values.items()
+            if name.startswith("selection.")
+        }
+    )
+
+
+def main() -> int:
+    """Run the node; the return value is the exit code."""
+    return run_node(PolicyNode)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

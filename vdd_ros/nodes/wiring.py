@@ -1,0 +1,240 @@
+"""The ROS entities of a configured policy: subscriptions, publishers, timers, and the loop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from rclpy.duration import Duration
+from rclpy.event_handler import PublisherEventCallbacks, SubscriptionEventCallbacks
+from rclpy.lifecycle import LifecycleNode
+from rclpy.qos import QoSPolicyKind, QoSProfile, ReliabilityPolicy
+from rclpy.qos_overriding_options import QoSOverridingOptions
+from std_msgs.msg import Empty
+
+from vdd_ros.core.contract import PolicyContract
+from vdd_ros.nodes.codecs import message_class
+from vdd_ros.nodes.commands import Sink, make_sinks
+from vdd_ros.nodes.control_loop import Actor, ControlLoop
+from vdd_ros.nodes.diagnostics import NodeReport
+from vdd_ros.nodes.graph import check_publishers, why_silent
+from vdd_ros.nodes.observations import NEVER, Source
+
+# A best-effort subscription hears reliable publishers too; a reliable one would hear nothing of a
+# best-effort driver. Depth 1: only the newest observation is worth an answer.
+OBSERVATION_QOS = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
+# Never latched: an old command must not move a robot that was just started.
+COMMAND_QOS = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE)
+
+_ACKNOWLEDGE = Duration(seconds=0.2)
+"""Longest wait for the robot to have received the last command before the node goes."""
+_SUMMARY_S = 1.0
+"""Period of ``/diagnostics``, the customary one."""
+
+
+@dataclass(frozen=True, eq=False)
+class Loaded:
+    """A policy, ready to act."""
+
+    actor: Actor
+    """Decides."""
+    contract: PolicyContract
+    """What it reads and writes."""
+    facts: dict[str, str]
+    """What ``/diagnostics`` says about it."""
+    nfe: int = 1
+    """Network passes per action."""
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """How a loaded policy is run."""
+
+    rate_hz: float
+    """Control rate."""
+    shadow: bool
+    """Publish ``~/shadow_action`` instead of the contract's topics."""
+    timed: bool
+    """Tick by a timer instead of by observations."""
+    frame_id: str
+    """For the header of stamped commands."""
+
+
+class Wiring:
+    """One configured policy on one node; made by configure, destroyed by cleanup."""
+
+    def __init__(self, node: LifecycleNode, loaded: Loaded, settings: RunSettings) -> None:
+        """Create everything, inactive, and compare topic types.
+
+        Raises:
+            VddError: the contract does not fit its message types or what is published.
+        """
+        self._node = node
+        self._settings = settings
+        self._undo: list[Callable[[], Any]] = []
+        self._holding = False
+        contract, rate_hz = loaded.contract, settings.rate_hz
+        sinks = make_sinks(contract, step_s=1.0 / rate_hz, frame_id=settings.frame_id)
+        self.report = NodeReport(node, facts=loaded.facts, nfe=loaded.nfe)
+        self._undo.append(self.report.destroy)
+        try:
+            self._publishers = [self._publish(sink, single=len(sinks) == 1) for sink in sinks]
+            self.loop = ControlLoop(
+                contract,
+                loaded.actor,
+                rate_hz=rate_hz,
+                sinks=sinks,
+                publishers=self._publishers,
+                now_ns=self._now_ns,
+                on_tick=self.report.on_tick,
+            )
+            for source in self.loop.collector.sources:
+                self._observe(source)
+            if contract.reset_topic:
+                self._subscribe(
+                    Empty, contract.reset_topic, self._on_reset, QoSProfile(depth=1), None
+                )
+            self._make_timers()
+            check_publishers(node, [(s.topic, s.type) for s in self.loop.collector.sources])
+        except BaseException:
+            self.destroy()
+            raise
+
+    def start(self) -> None:
+        """Activate the loop and its timers."""
+        self.loop.start()
+        self._holding = False
+        self._beat.reset()
+
+    def stop(self, reason: str) -> None:
+        """Stop the timers and the loop, THEN send the stop action and see it delivered."""
+        if not self.loop.active:
+            return
+        self._beat.cancel()
+        self._hold.cancel()
+        self.loop.stop(reason)
+        for publisher in self._publishers:
+            publisher.wait_for_all_acked(_ACKNOWLEDGE)
+
+    def destroy(self) -> None:
+        """Remove all entities from the node."""
+        while self._undo:
+            self._undo.pop()()
+
+    def _now_ns(self) -> int:
+        now: int = self._node.get_clock().now().nanoseconds
+        return now
+
+    def _publish(self, sink: Sink, *, single: bool) -> Any:  # noqa: ANN401
+        topic = sink.topic
+        if self._settings.shadow:
+            topic = "~/shadow_action" if single else f"~/shadow_action/{topic}"
+        publisher = self._node.create_lifecycle_publisher(
+            message_class(sink.type),
+            topic,
+            COMMAND_QOS,
+            event_callbacks=PublisherEventCallbacks(
+                incompatible_qos=partial(self._on_incompatible, topic, "a subscriber asks for")
+            ),
+            qos_overriding_options=QoSOverridingOptions.with_default_policies(),
+        )
+        self._undo.append(partial(self._node.destroy_lifecycle_publisher, publisher))
+        return publisher
+
+    def _observe(self, source: Source) -> None:
+        events = SubscriptionEventCallbacks(
+            incompatible_qos=partial(
+                self._on_incompatible, source.topic, "a publisher does not offer"
+            )
+        )
+        on_message = self._sampled if self._settings.timed else self._answered
+        self._subscribe(
+            message_class(source.type),
+            source.topic,
+            partial(on_message, source),
+            OBSERVATION_QOS,
+            events,
+        )
+
+    def _subscribe(
+        self,
+        message_type: type,
+        topic: str,
+        callback: Callable[[Any], None],
+        qos: QoSProfile,
+        events: SubscriptionEventCallbacks | None,
+    ) -> None:
+        subscription = self._node.create_subscription(
+            message_type,
+            topic,
+            callback,
+            qos,
+            event_callbacks=events,
+            qos_overriding_options=QoSOverridingOptions.with_default_policies(),
+        )
+        self._undo.append(partial(self._node.destroy_subscription, subscription))
+
+    def _make_timers(self) -> None:
+        # What keeps the loop honest: the tick itself, or the watch over observations that tick.
+        if self._settings.timed:
+            self._beat = self._timer(1.0 / self._settings.rate_hz, self.loop.on_timer)
+        else:
+            self._beat = self._timer(self.loop.collector.max_age_ns * 1e-9, self._on_watchdog)
+        self._hold = self._timer(1.0 / self._settings.rate_hz, self._on_hold)
+        self._beat.cancel()
+        self._hold.cancel()
+        self._timer(_SUMMARY_S, self._on_summary)
+
+    def _timer(self, period_s: float, callback: Callable[[], None]) -> Any:  # noqa: ANN401
+        timer = self._node.create_timer(period_s, callback)
+        self._undo.append(partial(self._node.destroy_timer, timer))
+        return timer
+
+    def _answered(self, source: Source, message: Any) -> None:  # noqa: ANN401
+        if self.loop.on_message(source, message):
+            self._beat.reset()
+            if self._holding:
+                self._holding = False
+                self._hold.cancel()
+
+    def _sampled(self, source: Source, message: Any) -> None:  # noqa: ANN401
+        self.loop.collect(source, message)
+
+    def _on_watchdog(self) -> None:
+        if self.loop.on_watchdog():
+            # From here on the hold is repeated at control rate, as a driver may expect.
+            self._holding = True
+            self._beat.cancel()
+            self._hold.reset()
+
+    def _on_hold(self) -> None:
+        self.loop.on_watchdog()
+
+    def _on_reset(self, message: Empty) -> None:
+        del message
+        self.loop.restart_episode()
+
+    def _on_summary(self) -> None:
+        sources = [s for s in self.loop.collector.sources if s.stamp_ns == NEVER]
+        for source in sources:
+            source.waiting = why_silent(self._node, source.topic, source.type)
+        waiting = "; ".join(source.waiting for source in sources)
+        for publisher in () if self._settings.shadow else self._publishers:
+            others = self._node.count_publishers(publisher.topic_name) - 1
+            self.report.warn(
+                publisher.topic_name,
+                f"{others} other node(s) publish '{publisher.topic_name}' too" if others else "",
+            )
+        self.report.publish_summary(self.loop, waiting=waiting)
+
+    def _on_incompatible(self, topic: str, who: str, event: Any) -> None:  # noqa: ANN401
+        try:
+            policy = QoSPolicyKind(event.last_policy_kind).name.lower()
+        except ValueError:
+            policy = f"policy {event.last_policy_kind}"
+        resolved = self._node.resolve_topic_name(topic)
+        self.report.warn(
+            resolved, f"'{resolved}': {who} this QoS ({policy}); nothing is exchanged"
+        )
