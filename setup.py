@@ -88,6 +88,7 @@ setup(
             "policy_node = vdd_ros.nodes.policy_node:main",
             "teacher_node = vdd_ros.nodes.teacher_node:main",
             "sim_node = vdd_ros.nodes.sim_node:main",
+            "echo_node = vdd_ros.nodes.echo_node:main",
         ]
     },
     zip_safe=False,

@@ -208,6 +208,7 @@ def test_every_console_script_names_a_function_that_exists(
         "policy_node",
         "teacher_node",
         "sim_node",
+        "echo_node",
     }
     for script in scripts:
         module, function = script.partition(" = ")[2].split(":")
