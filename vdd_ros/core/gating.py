@@ -92,7 +92,13 @@ class ExpertSelector:
         control tick this runs after every network pass. The gate is the softmax of the logits
         over the temperature: the probabilities that `sample` draws from.
         """
-        weights = self._weights(gating_logits)
+        # `_weights` of one row: numpy's reductions cost more than all the rest on a short row,
+        # argmax does not.
+        wide = gating_logits.astype(np.float64)
+        np.subtract(wide, wide[wide.argmax()], wide)
+        if self.settings.temperature != 1.0:
+            wide /= self.settings.temperature
+        weights = np.exp(wide, wide)
         cumulative = np.add.accumulate(weights)
         total = cumulative[-1]
         gate = weights / total
@@ -101,17 +107,15 @@ class ExpertSelector:
             return self.settings.pinned_expert, gate
         if rule == "argmax":
             return int(gating_logits.argmax()), gate
-        # Counting, not searchsorted: logits that are not finite then give what `select` gives.
-        below = int(np.count_nonzero(cumulative <= self._rng.random() * total))
+        draw = self._rng.random() * total
+        # The likeliest weighs 1, so a smaller total means NaN, where `select` takes expert 0.
+        below = int(cumulative.searchsorted(draw, "right")) if total >= 1.0 else 0
         chosen = min(below, len(weights) - 1)
         if rule == "sticky":
             last = self._last
-            if (
-                last is not None
-                and len(last) == 1
-                and weights[last[0]] >= (self.settings.sticky_ratio)
-            ):
-                chosen = int(last[0])
+            if last is not None and last.shape == (1,):
+                kept = weights[last[0]] >= self.settings.sticky_ratio
+                chosen = int(last[0]) if kept else chosen
             self._last = np.array([chosen])
         return chosen, gate
 

@@ -87,7 +87,9 @@ class DiffusionPolicy:
         if self.variant == "unrolled":
             outputs = (unrolled_name(settings.n_steps),)
         choice = file.session(outputs, session)
-        self._session, self._outputs = choice.session, outputs
+        self.session = choice.session
+        """Computes what the variant needs; warmed up."""
+        self._outputs = outputs
         self.description = (
             f"{settings.sampler}, {settings.n_steps} steps, {self.variant}; {choice.reason}"
         )
@@ -101,7 +103,7 @@ class DiffusionPolicy:
     @property
     def provider(self) -> str:
         """Where the network really runs."""
-        return self._session.provider
+        return self.session.provider
 
     def act(self, window: Array) -> PolicyOutput:
         """Decide from one window [n_obs_steps, dim_obs] in raw units."""
@@ -121,9 +123,9 @@ class DiffusionPolicy:
         shape = (len(windows), *self._noise.shape[1:])
         noise = self._rng.standard_normal(shape, dtype=np.float32)
         if self.variant == "unrolled":
-            (action,) = self._session.run({"noise": noise, "observation": windows}, self._outputs)
+            (action,) = self.session.run({"noise": noise, "observation": windows}, self._outputs)
         else:
-            action = self._walk(noise, _Calls(self._session, windows))
+            action = self._walk(noise, _Calls(self.session, windows))
         return action, np.full(len(windows), -1, np.int64)
 
     def network_pass(self) -> None:
@@ -181,14 +183,14 @@ class DiffusionPolicy:
         self._unrolled: Binding
         self._calls: _Calls | _BoundCalls
         if self.variant == "unrolled":
-            self._unrolled = self._session.bind(
+            self._unrolled = self.session.bind(
                 {"noise": self._noise, "observation": self._observation},
                 {self._outputs[0]: action},
             )
         elif self.variant == "bound":
-            self._calls = _BoundCalls(self._session, self._observation, self._noise.shape)
+            self._calls = _BoundCalls(self.session, self._observation, self._noise.shape)
         else:
-            self._calls = _Calls(self._session, self._observation)
+            self._calls = _Calls(self.session, self._observation)
 
     def _walk(self, noise: Array, denoiser: _Calls | _BoundCalls) -> Array:
         """Run the sampler from standard normal noise; return the action in raw units."""

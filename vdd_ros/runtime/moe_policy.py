@@ -44,13 +44,14 @@ class MoePolicy:
         self.selection = selection or SelectionSettings()
         self._selector = ExpertSelector(self.selection, file.n_experts)
         choice = file.session(_OUTPUTS, session or SessionSettings())
-        self._session = choice.session
+        self.session = choice.session
+        """Computes gate and actions; warmed up."""
         self.description = choice.reason
         c, k = file.contract, file.n_experts
         self._observation = np.zeros((1, c.n_obs_steps, c.dim_obs), np.float32)
         self._logits = np.zeros((1, k), np.float32)
         self._actions = np.zeros((1, k, c.horizon, c.dim_act), np.float32)
-        self._binding = self._session.bind(
+        self._binding = self.session.bind(
             {"observation": self._observation},
             {"gating_logits": self._logits, "expert_actions": self._actions},
         )
@@ -68,7 +69,7 @@ class MoePolicy:
     @property
     def provider(self) -> str:
         """Where the network really runs."""
-        return self._session.provider
+        return self.session.provider
 
     @property
     def n_experts(self) -> int:
@@ -89,7 +90,7 @@ class MoePolicy:
 
         Robots are rows: with rule ``sticky`` each row keeps its own expert from call to call.
         """
-        logits, actions = self._session.run(
+        logits, actions = self.session.run(
             {"observation": np.ascontiguousarray(windows, np.float32)}, _OUTPUTS
         )
         expert = self._selector.select(logits)

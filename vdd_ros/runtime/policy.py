@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from vdd_ros.core.contract import PolicyContract
 from vdd_ros.runtime.policy_file import PolicyFile
+from vdd_ros.runtime.session import InferenceSession
 
 Array = NDArray[np.float32]
 
@@ -39,6 +40,8 @@ class Policy(Protocol):
 
     file: PolicyFile
     """The file it was made from."""
+    session: InferenceSession
+    """Its network, for measurements."""
     description: str
     """One line for the log: provider, variant, and why they were chosen."""
 

@@ -22,7 +22,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from vdd_ros.core.config_io import load_json, to_dict
+from vdd_ros.core.config_io import load_json
 from vdd_ros.core.contract import PolicyContract
 from vdd_ros.core.errors import VddError
 from vdd_ros.runtime.graph import Summary, TensorSpec, prune, scan
@@ -141,25 +141,6 @@ class PolicyFile:
             sample_outputs={n: self.golden.outputs[n] for n in outputs},
             atol=self.golden.atol,
         )
-
-    def describe(self) -> dict[str, Any]:
-        """Return what `vdd inspect` shows, as plain JSON types; replays the golden sample."""
-        try:
-            error_abs, golden_ok, detail = self.verify(), True, "reproduced"
-        except VddError as error:
-            error_abs, golden_ok, detail = float("nan"), False, str(error)
-        return {
-            "path": str(self.path),
-            "sha256": self.sha256,
-            "kind": self.kind,
-            "contract": to_dict(self.contract),
-            "provenance": self.provenance,
-            "inputs": [_describe(spec) for spec in self.inputs],
-            "outputs": [_describe(spec) for spec in self.outputs],
-            "golden_ok": golden_ok,
-            "golden_max_abs": error_abs,
-            "golden_detail": detail,
-        }
 
 
 def _read(path: Path) -> bytes:
@@ -306,7 +287,3 @@ def _check_sample(spec: TensorSpec, sample: Array) -> None:
     )
     if not fits:
         raise VddError(f"golden '{spec.name}': shape {sample.shape}, the graph has {spec.shape}")
-
-
-def _describe(spec: TensorSpec) -> dict[str, Any]:
-    return {"name": spec.name, "dtype": "float32", "shape": list(spec.shape)}
