@@ -183,9 +183,9 @@ def test_settings_are_checked(settings: dict[str, Any], message: str) -> None:
 def test_error_is_infinite_where_a_comparison_makes_no_sense() -> None:
     """A NaN or a shape that broadcasts must never pass as agreement."""
     one = np.ones((2, 2), np.float32)
-    assert max_abs_error([one], [one + 0.25]) == pytest.approx(0.25)
-    assert max_abs_error([one * np.nan], [one]) == float("inf")
-    assert max_abs_error([one[:1]], [one]) == float("inf")
+    assert max_abs_error(one, one + 0.25) == pytest.approx(0.25)
+    assert max_abs_error(one * np.nan, one) == float("inf")
+    assert max_abs_error(one[:1], one) == float("inf")
 
 
 def test_warm_up_runs_the_network(moe: MoeTwin, monkeypatch: pytest.MonkeyPatch) -> None:
