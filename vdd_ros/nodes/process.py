@@ -35,6 +35,7 @@ class NodeProcess:
         arguments: Sequence[str] = (),
         environment: Mapping[str, str] | None = None,
         python: str = sys.executable,
+        ends: bool = False,
     ) -> None:
         """Start ``python -m module``.
 
@@ -45,7 +46,9 @@ class NodeProcess:
             arguments: further arguments after ``--ros-args``.
             environment: variables to set on top of this process's.
             python: interpreter, this one by default.
+            ends: it ends by itself; exit code 0 then is not a death.
         """
+        self.ends = ends
         self.name = f"{namespace}/{module.rpartition('.')[2]}".lstrip("/")
         ros = [*arguments]
         if namespace:
@@ -127,7 +130,7 @@ class NodeProcess:
 def check_alive(processes: Sequence[NodeProcess]) -> None:
     """Raise a `VddError` that names the first node that has died, with its last words."""
     for process in processes:
-        if process.exit_code is not None:
+        if process.exit_code is not None and not (process.ends and process.exit_code == 0):
             raise VddError(
                 f"{process.name} ended with exit code {process.exit_code}; its last lines:\n"
                 f"{process.tail()}"

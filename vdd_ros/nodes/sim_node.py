@@ -118,7 +118,7 @@ class SimNode(Node):
         self._task.reset(1, self._rng)
         self._command: tuple[float, float] | None = None
         self._settle = SETTLE_PERIODS
-        self._accept_from_ns = -1
+        self._accept_from_ns = self._begin_ns = self._last_ns = -1
         self._steps = 0
         self._missed = 0
         self._start.publish(Empty())
@@ -133,6 +133,9 @@ class SimNode(Node):
         elif self._command is not None or self._steps:
             # An episode begins with its first command: until then the robot just stands there.
             self._step()
+        if self._steps <= 1:
+            self._begin_ns = self._last_ns
+        self._last_ns = now_ns
         self._publish_state(now_ns)
         if self._task.done[0]:
             self._finish()
@@ -176,6 +179,9 @@ class SimNode(Node):
             "contact": int(self._task.contact[0]),
             "steps": self._steps,
             "missed": self._missed,
+            # Stamps of the first and the last state of the episode, for recorders.
+            "begin_ns": self._begin_ns,
+            "end_ns": self._last_ns,
         }
         status = DiagnosticStatus(
             level=DiagnosticStatus.OK if success else DiagnosticStatus.WARN,
