@@ -20,11 +20,11 @@ from vdd_ros.core.errors import VddError
 from vdd_ros.distill.augmentation import NoiseSettings
 from vdd_ros.distill.ema import Ema
 from vdd_ros.distill.kmeans import kmeans
+from vdd_ros.distill.learning_rate import cosine_rate
 from vdd_ros.distill.mixture import MixtureParameters, gate_entropy, joint_log_prob
 from vdd_ros.distill.objectives import ExpertWeight, gate_cross_entropy
 from vdd_ros.distill.student import GaussianMixtureOfExperts, StudentSettings
 from vdd_ros.distill.targets import Targets
-from vdd_ros.distill.trainer import cosine_rate
 
 Method = Literal["vdd", "em", "em-teacher"]
 Estimator = Literal["path", "paper", "diffused"]

@@ -89,12 +89,6 @@ def reproducible(seed: int, n_threads: int) -> Iterator[None]:
             torch.set_num_threads(threads)
 
 
-def cosine_rate(iteration: int, n_iters: int, *, warm_up: int = 100) -> float:
-    """Return the fraction of the peak learning rate: linear rise, then half a cosine to zero."""
-    rise = min(1.0, (iteration + 1) / warm_up)
-    return rise * 0.5 * (1.0 + math.cos(math.pi * iteration / n_iters))
-
-
 def train(
     method: Trainable,
     folder: Path,
