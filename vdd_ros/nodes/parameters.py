@@ -193,6 +193,41 @@ SAMPLER = (
 )
 """Parameters of the teacher's sampler."""
 
+SIM = (
+    Spec(
+        "level",
+        "ideal",
+        "ideal: the rod is where it is told to be; panda: it follows like the "
+        "simulated arm of the benchmark.",
+        choices=("ideal", "panda"),
+    ),
+    Spec("lag", False, "Measured positions are one control step old, as in the benchmark."),
+    Spec(
+        "episodes",
+        0,
+        "Episodes to run before the node ends with exit code 0; 0: endless.",
+        low=0,
+        high=1_000_000,
+    ),
+    Spec("seed", 0, "Seed of the task's randomness.", low=0, high=2**31 - 1),
+    Spec(
+        "speed",
+        1.0,
+        "How much faster than real time; at any other than 1.0 the node publishes "
+        "/clock and the other nodes need use_sim_time.",
+        low=0.01,
+        high=1000.0,
+    ),
+    Spec("publish_clock", False, "Publish /clock at speed 1.0 too, for nodes with use_sim_time."),
+    Spec(
+        "executor",
+        "auto",
+        "events is the fastest but newer; auto takes it where it works, else single.",
+        choices=("auto", "events", "single"),
+    ),
+)
+"""Parameters of the simulated robot."""
+
 Check = Callable[[dict[str, Any]], str]
 """From the parameters as they would be to a reason against them, or an empty text."""
 

@@ -24,28 +24,14 @@ from std_msgs.msg import Empty
 
 from vdd_ros.core.errors import VddError
 from vdd_ros.nodes.executor import run_node
-from vdd_ros.nodes.parameters import Spec, declare
-from vdd_ros.tasks.avoiding import LEVELS, AvoidingTask, mode_name
+from vdd_ros.nodes.parameters import SIM, declare
+from vdd_ros.tasks.avoiding import AvoidingTask, mode_name
 
 JOINTS = ("x", "y", "x_desired", "y_desired")
 """Names in ``robot_state``, in metres."""
 SETTLE_PERIODS = 3
 """Periods at the start of an episode in which the robot stands still and obeys nobody: time for
 every node to hear of the new episode before its answers count."""
-
-PARAMETERS = (
-    Spec("level", "ideal", "ideal: the rod is where it is told to be; panda: it follows like the "
-         "simulated arm of the benchmark.", choices=LEVELS),
-    Spec("lag", False, "Measured positions are one control step old, as in the benchmark."),
-    Spec("episodes", 0, "Episodes to run before the node ends with exit code 0; 0: endless.",
-         low=0, high=1_000_000),
-    Spec("seed", 0, "Seed of the task's randomness.", low=0, high=2**31 - 1),
-    Spec("speed", 1.0, "How much faster than real time; other than 1.0 the node publishes /clock "
-         "and the other nodes need use_sim_time.", low=0.01, high=1000.0),
-    Spec("executor", "auto", "events is the fastest but newer; auto takes it where it works, else "
-         "single.", choices=("auto", "events", "single")),
-)  # fmt: skip
-"""Parameters of the simulated robot."""
 
 _NS = 1_000_000_000
 
@@ -62,7 +48,7 @@ class SimNode(Node):
         super().__init__("sim")
         self.exit_code: int | None = None
         try:
-            declare(self, PARAMETERS)
+            declare(self, SIM)
         except VddError:
             self.destroy_node()
             raise
@@ -79,8 +65,9 @@ class SimNode(Node):
         self._state = self.create_publisher(JointState, "robot_state", reliable)
         self._start = self.create_publisher(Empty, "episode_start", reliable)
         self._outcome = self.create_publisher(DiagnosticStatus, "~/outcome", QoSProfile(depth=100))
+        simulated = self._speed != 1.0 or self.get_parameter("publish_clock").value
         self._clock_publisher = (
-            self.create_publisher(Clock, "/clock", reliable) if self._speed != 1 else None
+            self.create_publisher(Clock, "/clock", reliable) if simulated else None
         )
         self.create_subscription(PointStamped, "command", self._on_command, QoSProfile(depth=1))
         self._message: Any = JointState(name=list(JOINTS))

@@ -1,0 +1,97 @@
+"""The distilled policy, by default driving the simulated robot: something moves at once.
+
+ros2 launch vdd_ros policy.launch.py
+ros2 launch vdd_ros policy.launch.py sim:=false contract:=my_robot.yaml policy:=my_policy.onnx
+"""
+
+from launch.actions import DeclareLaunchArgument, OpaqueFunction
+from launch_ros.actions import Node
+
+from launch import LaunchContext, LaunchDescription
+from vdd_ros.nodes.bringup import flag, node, shipped_params, text
+from vdd_ros.nodes.parameters import SELECTION, SHELL, SIM
+
+
+def generate_launch_description() -> LaunchDescription:
+    return LaunchDescription(
+        [
+            DeclareLaunchArgument(
+                "policy",
+                default_value="",
+                description="Policy file (.onnx). Empty: what params_file says, else the shipped.",
+            ),
+            DeclareLaunchArgument(
+                "contract",
+                default_value="",
+                description="The robot: contract YAML with its topics, limits and rate. Empty: "
+                "the one inside the policy file.",
+            ),
+            DeclareLaunchArgument(
+                "role",
+                default_value="",
+                choices=["", "command", "shadow"],
+                description="command moves the robot, shadow only publishes ~/shadow_action. "
+                "Empty: what params_file says.",
+            ),
+            DeclareLaunchArgument(
+                "rate_hz",
+                default_value="",
+                description="Control rate in Hz. Empty: what params_file says, else the "
+                "contract's.",
+            ),
+            DeclareLaunchArgument(
+                "autostart",
+                default_value="",
+                choices=["", "true", "false"],
+                description="Configure and activate without a lifecycle manager. Empty: what "
+                "params_file says.",
+            ),
+            DeclareLaunchArgument(
+                "params_file",
+                default_value=shipped_params("policy"),
+                description="YAML with the node's parameters.",
+            ),
+            DeclareLaunchArgument(
+                "namespace", default_value="", description="Namespace of the robot and its nodes."
+            ),
+            DeclareLaunchArgument(
+                "use_sim_time",
+                default_value="false",
+                choices=["true", "false"],
+                description="Follow /clock; the simulated robot then publishes it.",
+            ),
+            DeclareLaunchArgument(
+                "sim",
+                default_value="true",
+                choices=["true", "false"],
+                description="Start the simulated Avoiding robot too; false on a real robot.",
+            ),
+            DeclareLaunchArgument(
+                "level",
+                default_value="ideal",
+                choices=["ideal", "panda"],
+                description="How the simulated robot follows commands: exactly, or like an arm.",
+            ),
+            DeclareLaunchArgument(
+                "log_level",
+                default_value="info",
+                choices=["debug", "info", "warn", "error", "fatal"],
+                description="Log level of the nodes.",
+            ),
+            OpaqueFunction(function=_nodes),
+        ]
+    )
+
+
+def _nodes(context: LaunchContext) -> list[Node]:
+    policy = node(
+        context,
+        "policy_node",
+        specs=(*SHELL, *SELECTION),
+        params_file=text(context, "params_file"),
+        arguments=("policy", "contract", "role", "rate_hz", "autostart"),
+    )
+    if not flag(context, "sim"):
+        return [policy]
+    clock = {"publish_clock": flag(context, "use_sim_time"), "use_sim_time": False}
+    return [policy, node(context, "sim_node", specs=SIM, arguments=("level",), fixed=clock)]
