@@ -28,12 +28,12 @@ from vdd_ros.core.normalizer import NormalizerKind
 from vdd_ros.core.schedules import ScheduleKind
 from vdd_ros.distill.augmentation import NoiseSettings
 from vdd_ros.distill.ema import Ema
+from vdd_ros.distill.learning_rate import cosine_rate
 from vdd_ros.distill.networks.mlp import Mlp
 from vdd_ros.distill.networks.normalization import Affine
 from vdd_ros.distill.networks.transformer import Transformer, initialise_like_gpt
 from vdd_ros.distill.student import Backbone
 from vdd_ros.distill.targets import Targets
-from vdd_ros.distill.trainer import cosine_rate
 
 # Frequencies of log sigma / 4 that the multilayer perceptron sees. The useful range of sigma
 # spans about one unit of log sigma / 4, so the highest turns a few times over it.
