@@ -1,16 +1,18 @@
 # make demo    set up .venv and run the simulated robot, the policy and its teacher (no torch)
 # make test    set up .venv with torch and the test tools, and run every test
 # make check   lint, types, import table and tests: what .ci/run does
+# make models  train and export the shipped policies again
 # make help    every target
 # PYTHON=/path/to/python3 chooses the interpreter, KILTED=0 leaves the second set of ROS wheels out.
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL: # two targets may set up the same environment
-.PHONY: help demo distill test test-kilted check lint type layers format clean
+.PHONY: help demo distill models test test-kilted check lint type layers format clean
 
 VENV := .venv/bin/python
 KILTED ?= 1
 PYTEST_ARGS ?=
+RUNS ?= runs/shipped
 export PYTHON
 
 # What a Python of the ROS wheels leaves in the environment of its children breaks another one.
@@ -29,6 +31,14 @@ demo: ## the simulated robot driven over DDS, ending in a table and a picture
 distill: ## .venv with torch, for training: then .venv/bin/vdd train-teacher --help
 	@.ci/setup distill
 	@echo "next: .venv/bin/vdd train-teacher --help"
+
+# The contract's task is rolled out at export, so the files carry what they reach.
+models: ## the shipped policies, from the scripted demonstrations to models/avoiding/*.onnx
+	@.ci/setup distill
+	$(VENV) -m vdd_ros train-teacher --out $(RUNS)/teacher
+	$(VENV) -m vdd_ros distill --teacher $(RUNS)/teacher --out $(RUNS)/student
+	$(VENV) -m vdd_ros export $(RUNS)/teacher --out models/avoiding/teacher.onnx
+	$(VENV) -m vdd_ros export $(RUNS)/student --out models/avoiding/student.onnx
 
 test: test-kilted ## every test
 	@.ci/setup test
