@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,11 +14,16 @@ from vdd_ros.core.errors import VddError
 from vdd_ros.data.demonstrations import Demonstrations
 
 
+def demonstrations(**fields: Any) -> Demonstrations:
+    """Construct from whatever a reader may hand over; types are converted at construction."""
+    return Demonstrations(**fields)
+
+
 def numbered(lengths: list[int], *, mode: bool = True) -> Demonstrations:
     """Episodes of these lengths whose observation is (row, 0) and whose action is (-row,)."""
     n = sum(lengths)
     row = np.arange(n, dtype=np.float64)
-    return Demonstrations(
+    return demonstrations(
         observation=np.stack([row, 0 * row], axis=1),
         action=-row[:, None],
         episode_ends=np.cumsum(lengths),
@@ -29,7 +35,7 @@ def numbered(lengths: list[int], *, mode: bool = True) -> Demonstrations:
 def test_types_are_brought_to_the_documented_ones_and_nothing_can_be_written() -> None:
     """float64 in, float32 inside; the arrays are private and read-only."""
     given_rows = np.zeros((3, 2))
-    demos = Demonstrations(
+    demos = demonstrations(
         observation=given_rows, action=given_rows, episode_ends=[3], mode=None, source="zeros"
     )
     given_rows[:] = 7.0
@@ -50,16 +56,14 @@ def test_the_first_number_that_is_not_finite_is_named_by_row_and_column(
     arrays[name][3, 1] = value
     arrays[name][4, 0] = value
     with pytest.raises(VddError, match=rf"{name} is not finite.*row 3, column 1 \(2 bad rows"):
-        Demonstrations(**arrays, episode_ends=np.array([5]), mode=None, source="file.npz")
+        demonstrations(**arrays, episode_ends=np.array([5]), mode=None, source="file.npz")
 
 
-@pytest.mark.parametrize(
-    "ends", [[], [0, 5], [3, 3, 5], [4, 3, 5], [3], [3, 6], [-1, 5]], ids=str
-)
+@pytest.mark.parametrize("ends", [[], [0, 5], [3, 3, 5], [4, 3, 5], [3], [3, 6], [-1, 5]], ids=str)
 def test_episode_ends_must_rise_to_the_number_of_rows(ends: list[int]) -> None:
     """Empty, repeated, falling or short ends would silently lose or mix episodes."""
     with pytest.raises(VddError, match="episode_ends"):
-        Demonstrations(
+        demonstrations(
             observation=np.zeros((5, 1)),
             action=np.zeros((5, 1)),
             episode_ends=np.array(ends, np.int64),
@@ -72,19 +76,17 @@ def test_shapes_that_do_not_fit_are_refused() -> None:
     """One action per observation, one mode per episode, tables of two dimensions."""
     rows, ends = np.zeros((5, 2)), np.array([2, 5])
     with pytest.raises(VddError, match="5 rows of observation but 4 of action"):
-        Demonstrations(
-            observation=rows, action=rows[:4], episode_ends=ends, mode=None, source="x"
-        )
+        demonstrations(observation=rows, action=rows[:4], episode_ends=ends, mode=None, source="x")
     with pytest.raises(VddError, match="2 episodes but mode"):
-        Demonstrations(
+        demonstrations(
             observation=rows, action=rows, episode_ends=ends, mode=np.zeros(3, int), source="x"
         )
     with pytest.raises(VddError, match=r"action has shape \(5,\)"):
-        Demonstrations(
+        demonstrations(
             observation=rows, action=rows[:, 0], episode_ends=ends, mode=None, source="x"
         )
     with pytest.raises(VddError, match="episode_ends has shape"):
-        Demonstrations(
+        demonstrations(
             observation=rows, action=rows, episode_ends=ends + 0.5, mode=None, source="x"
         )
 
@@ -138,7 +140,7 @@ def test_the_hash_sees_every_number_and_every_boundary() -> None:
     action = base.action.copy()
     action[4, 0] = np.nextafter(action[4, 0], np.float32(0))
     others.append(
-        Demonstrations(
+        demonstrations(
             observation=base.observation,
             action=action,
             episode_ends=base.episode_ends,

@@ -178,7 +178,7 @@ def test_figures_count_the_modes_of_successful_rollouts_only() -> None:
 
 
 def test_the_entropy_interval_holds_its_estimate_and_the_truth_about_as_often_as_it_says() -> None:
-    """300 samples of 200 rollouts with skewed modes: the truth is inside in 90 to 99 % of them.
+    """150 samples of 200 rollouts with skewed modes: the truth is inside in 90 to 99 % of them.
 
     The estimate's own bias, about 11 / (2 * 200 log 24), lowers coverage slightly below .95.
     """
@@ -187,13 +187,13 @@ def test_the_entropy_interval_holds_its_estimate_and_the_truth_about_as_often_as
     share = np.concatenate([share, np.zeros(12)])
     truth = float(-(share[:12] * np.log(share[:12])).sum() / np.log(24))
     inside = 0
-    for _ in range(300):
+    for _ in range(150):
         modes = rng.choice(24, size=200, p=share)
         metrics = task_metrics(result_of([True] * 200, modes.tolist()), 24)
         low, high = metrics.entropy_ci95
         assert low <= metrics.entropy <= high
         inside += low <= truth <= high
-    assert 0.85 * 300 <= inside <= 0.99 * 300
+    assert 0.85 * 150 <= inside <= 0.99 * 150
 
 
 def test_without_success_every_figure_is_zero() -> None:

@@ -33,9 +33,8 @@ def save_npz(demos: Demonstrations, path: str | Path) -> None:
     if demos.mode is not None:
         arrays["mode"] = demos.mode
     buffer = io.BytesIO()
-    np.savez_compressed(
-        buffer, format=np.array(_FORMAT), source=np.array(demos.source), **arrays
-    )
+    arrays["data_hash"] = np.array(demos.data_hash())
+    np.savez_compressed(buffer, format=np.array(_FORMAT), source=np.array(demos.source), **arrays)
     write_atomic(path, buffer.getvalue())
 
 
@@ -51,10 +50,16 @@ def load_npz(path: str | Path) -> Demonstrations:
     """
     arrays = read_arrays(path)
     _require(arrays, _OWN, path)
+    version = str(arrays.get("format", _FORMAT))
+    if version != _FORMAT:
+        raise VddError(
+            f"{path}: format '{version}', expected '{_FORMAT}'; read it with the version of "
+            "vdd_ros that wrote it"
+        )
     named = arrays.get("source")
     source = str(named) if named is not None and named.shape == () else ""
     try:
-        return Demonstrations(
+        demos = Demonstrations(
             observation=arrays["observation"],
             action=arrays["action"],
             episode_ends=arrays["episode_ends"],
@@ -63,6 +68,14 @@ def load_npz(path: str | Path) -> Demonstrations:
         )
     except VddError as error:
         raise VddError(f"{path}: {error}") from None
+    # Archives check their members one by one; a member that damage has made vanish goes unnoticed.
+    recorded = str(arrays.get("data_hash", "")) if "format" in arrays else demos.data_hash()
+    if recorded != demos.data_hash():
+        raise VddError(
+            f"{path}: not a readable .npz: its contents have hash {demos.data_hash()[:12]}, "
+            f"expected {recorded[:12] or 'one'} as recorded in it; copy or record it anew"
+        )
+    return demos
 
 
 def load_avoiding_human(path: str | Path, *, level: str = "ideal") -> Demonstrations:
@@ -172,9 +185,10 @@ def read_arrays(path: str | Path) -> dict[str, NDArray[Any]]:
             "those of the task's scripted expert"
         )
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise VddError(f"{path}: holds a single array, expected an .npz with several")
+        archive = np.load(path, allow_pickle=False)
+        if not isinstance(archive, np.lib.npyio.NpzFile):
+            raise VddError(f"{path}: holds a single array, expected an .npz with several")
+        with archive:
             return {name: archive[name] for name in archive.files}
     except VddError:
         raise

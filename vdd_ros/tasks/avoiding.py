@@ -138,9 +138,7 @@ def bits_to_mode(bits: ArrayLike) -> NDArray[np.int64]:
     """D3IL's nine bits [..., 9] -> mode; -1 where a row has no bit set."""
     bits = np.asarray(bits)
     rows = bits[..., :2], bits[..., 2:5], bits[..., 5:]
-    return gaps_to_mode(
-        np.stack([np.where(r.any(-1), r.argmax(-1), -1) for r in rows], axis=-1)
-    )
+    return gaps_to_mode(np.stack([np.where(r.any(-1), r.argmax(-1), -1) for r in rows], axis=-1))
 
 
 def mode_name(mode: int) -> str:
@@ -258,9 +256,7 @@ class AvoidingTask:
         if self.level == "ideal":
             measured = desired
         else:
-            measured = panda_track(
-                self.measured, self._previous, desired, self._previous_desired
-            )
+            measured = panda_track(self.measured, self._previous, desired, self._previous_desired)
         touched = active & (clearance(self.measured, measured) < 0.0)
         self._previous_desired = np.where(moving, desired, self._previous_desired)
         self._previous = np.where(moving, self.measured, self._previous)

@@ -8,9 +8,13 @@ Recovery. As in DART (Laskey et al., CoRL 2017) noise is added to what the robot
 the expert's own correcting action is what is recorded. A learner therefore sees how to come back
 from the states its own errors will lead it to, and cannot copy its last action from the history.
 
-Decisive branching. Paths that share a gap meet in one point behind it and leave that point under
-clearly different angles. There the action distribution is truly multimodal; a few steps later the
-position alone tells the ways apart.
+Decisive branching. Behind each row all ways meet in one hub and part again under clearly different
+angles: in two at the start, three at the first hub, two at the second and each of these in two
+below its inner gap of row 3. There, and only there, the action distribution is multimodal, and a
+step or two later the position tells the ways apart. A
+policy without memory can therefore reproduce all 24 modes evenly; with ways that cross or part
+slowly it could not, since it would draw again and again while the position still leaves the way
+open, and the draws would average out to the ways in the middle.
 """
 
 from __future__ import annotations
@@ -31,9 +35,13 @@ from vdd_ros.tasks.avoiding import (
 
 Array = NDArray[np.float64]
 
-_X1 = (0.437, 0.563)
-_X2 = (0.365, 0.500, 0.635)
-_X3 = (0.283, 0.425, 0.575, 0.717)
+_X1 = (0.44, 0.56)
+_X2 = (0.36, 0.50, 0.64)
+_X3 = (0.28, 0.425, 0.575, 0.72)
+# Where the ways enter a hub, and the point they all leave it from. These differ in height so that
+# ways in and ways out do not overlap.
+_HUB_1 = ((0.5, -0.045), (0.5, -0.02))
+_HUB_2 = ((0.5, 0.13), (0.5, 0.165))
 _POINTS = 400
 _ATTEMPTS = 20
 
@@ -42,19 +50,19 @@ _ATTEMPTS = 20
 class ExpertSettings:
     """How the scripted expert moves and how it is disturbed."""
 
-    speed_m: tuple[float, float] = (0.0105, 0.0125)
+    speed_m: tuple[float, float] = (0.012, 0.0145)
     """Range of the speed in metres per step; each episode draws its own, as people do."""
-    lookahead_m: float = 0.025
+    lookahead_m: float = 0.02
     """How far ahead on the path the expert aims: shorter is a harder correction."""
-    noise_m: float = 0.0025
+    noise_m: float = 0.0045
     """Standard deviation per axis and step of the disturbance of the executed motion."""
-    lane_m: float = 0.004
+    lane_m: float = 0.005
     """Standard deviation of an episode's own sideways shift of the gaps' centres."""
     feedback: float = 0.35
     """Share of the measured position in the one the expert steers by; the rest is the desired.
 
-    At level `panda` steering by the measured position alone excites the arm's swing (3 % of
-    the episodes then touch an obstacle), by the desired alone leaves its drift uncorrected.
+    They differ at level `panda`: steering by the measured position alone excites the arm's swing
+    (a third of the episodes then touch an obstacle), by the desired alone leaves it uncorrected.
     """
 
 
@@ -68,12 +76,17 @@ def mode_path(mode: int, *, shift: ArrayLike = (0.0, 0.0, 0.0)) -> Array:
     g1, g2, g3 = mode_gaps(mode)
     s1, s2, s3 = np.asarray(shift, np.float64)
     x1, x2, x3 = _X1[g1] + s1, _X2[g2] + s2, _X3[g3] + s3
+    (in_1, hub_1), (in_2, hub_2) = _HUB_1, _HUB_2
+    middle = g2 == 1
+    aside_1 = 0.04 if middle else hub_1[1] + 0.01
+    back_2 = 0.12 if middle else in_2[1]
     # Each leg is smoothed on its own: the corners between legs, where ways part, stay sharp.
-    legs = (
-        [START, (x1, -0.15), (x1, -0.10), (x1, -0.055)],
-        [(x1, -0.055), (x2, 0.04), (x2, 0.08), (x2, 0.12)],
-        [(x2, 0.12), (x3, 0.215), (x3, 0.26), (x3, 0.31), (x3, 0.42)],
-    )
+    legs = [
+        [START, (x1, -0.16), (x1, -0.10), (x1, -0.05), in_1, hub_1],
+        [hub_1, (x2, aside_1), (x2, 0.08), (x2, back_2), in_2, hub_2],
+        [hub_2, (x3, hub_2[1])],
+        [(x3, hub_2[1]), (x3, 0.26), (x3, 0.42)],
+    ]
     points = np.concatenate([_round_corners(np.array(leg)) for leg in legs])
     along = np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(points, axis=0), axis=1))])
     even = np.linspace(0.0, along[-1], _POINTS)
