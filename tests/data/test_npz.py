@@ -255,6 +255,7 @@ def test_replayed_human_actions_reach_the_goal_in_the_recorded_mode(
     """Our task is the one the people played: at panda even through estimated commands."""
     demos = load_avoiding_human(human, level=level)
     assert demos.mode is not None
+    arrived = 0
     for rows, mode in zip(demos.episodes(), demos.mode, strict=True):
         task = AvoidingTask(level=level)
         task.reset(1, np.random.default_rng(0))
@@ -262,6 +263,7 @@ def test_replayed_human_actions_reach_the_goal_in_the_recorded_mode(
             task.step(action[None])
         outcome = task.outcome()
         assert not task.contact[0]
-        assert outcome.mode[0] in (mode, -1)
-        final_y = task.measured[0, 1]
-        assert outcome.success[0] or final_y > 0.345
+        assert outcome.mode[0] == mode
+        arrived += int(outcome.success[0])
+    # At panda one replay stops just short of the line: its commands are estimates.
+    assert arrived >= 95
