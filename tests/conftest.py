@@ -16,6 +16,8 @@ ROOT = Path(__file__).resolve().parent.parent
 
 try:
     from jaxtyping import install_import_hook
+
+    import tests.typechecking  # noqa: F401 - the hook below looks it up as an attribute
 except ModuleNotFoundError:  # the robot-side tests run without the training tools
     pass
 else:
