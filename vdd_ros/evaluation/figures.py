@@ -7,7 +7,7 @@ goes and can write it in one step. matplotlib is imported inside, without a wind
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -27,9 +27,10 @@ Floats = NDArray[np.floating]
 Integers = NDArray[np.integer]
 
 _DPI = 150
-# What is drawn of the table (m): all six obstacles, the start and the finish line.
-_X_RANGE = (0.22, 0.78)
-_Y_RANGE = (-0.31, 0.41)
+X_RANGE = (0.22, 0.78)
+"""What is drawn of the table (m): all six obstacles, the start and the finish line."""
+Y_RANGE = (-0.31, 0.41)
+"""The same from near to far."""
 
 
 @dataclass(frozen=True)
@@ -133,7 +134,7 @@ def gate_figure(entropy: Floats, *, x: Floats, y: Floats, title: str) -> bytes:
 def demo_figure(
     ways: Ways,
     *,
-    latency_us: dict[str, Floats],
+    latency_us: Mapping[str, Floats],
     title: str,
     caption: str,
 ) -> bytes:
@@ -172,7 +173,7 @@ def draw_table(axis: Axes, *, finish_colour: str = palette.FAINT) -> None:
     axis.axhline(avoiding.GOAL_Y_M, color=finish_colour, lw=1.2, ls=(0, (4, 3)), zorder=1)
     axis.annotate(
         "finish",
-        (_X_RANGE[0] + 0.006, avoiding.GOAL_Y_M + 0.006),
+        (X_RANGE[0] + 0.006, avoiding.GOAL_Y_M + 0.006),
         color=finish_colour,
         fontsize=9,
     )
@@ -183,7 +184,7 @@ def draw_table(axis: Axes, *, finish_colour: str = palette.FAINT) -> None:
         fontsize=9,
         color=finish_colour if finish_colour != palette.FAINT else palette.INK,
     )
-    axis.set(xlim=_X_RANGE, ylim=_Y_RANGE, aspect="equal", xlabel="x (m)", ylabel="y (m)")
+    axis.set(xlim=X_RANGE, ylim=Y_RANGE, aspect="equal", xlabel="x (m)", ylabel="y (m)")
     axis.grid(False)
 
 
@@ -200,7 +201,7 @@ def draw_ways(axis: Axes, ways: Ways) -> None:
     colours = {int(e): palette.expert_colour(int(e)) for e in used}
     # Many rollouts on one spot would hide each other: the more there are, the fainter each is.
     n = len(ways.trajectory)
-    alpha = float(np.clip(22.0 / max(n, 1), 0.16, 0.85))
+    alpha = float(np.clip(40.0 / max(n, 1), 0.3, 0.85))
     lines = LineCollection(
         list(pieces[known]),
         colors=[colours[int(e)] for e in experts],
@@ -211,20 +212,30 @@ def draw_ways(axis: Axes, ways: Ways) -> None:
     axis.add_collection(lines)
     ends = np.array([_last_point(t) for t in ways.trajectory[~ways.success]]).reshape(-1, 2)
     axis.plot(*ends.T, ls="", marker="x", ms=6, mew=1.6, color=palette.FAILURE, zorder=7)
-    # The ten that act most are named, in the order of their numbers.
-    by_use = np.sort(used[np.argsort(-steps, kind="stable")][:10])
+    # The eighteen that act most are named, in the order of their numbers.
+    by_use = np.sort(used[np.argsort(-steps, kind="stable")][:18])
     handles = [
-        Line2D([], [], color=colours[int(e)], lw=4, label=f"expert {e}" if e >= 0 else "no expert")
+        Line2D([], [], color=colours[int(e)], lw=4, label=str(e) if e >= 0 else "no expert")
         for e in by_use
     ]
-    if len(used) > 10:
-        rest = f"and {len(used) - 10} more"
+    if len(used) > len(by_use):
+        rest = f"+ {len(used) - len(by_use)}"
         handles.append(Line2D([], [], color="none", label=rest))
+    legend = axis.legend(
+        handles=handles,
+        title="expert" if used.max(initial=-1) >= 0 else None,
+        alignment="left",
+        loc="lower left",
+        ncols=1 + len(handles) // 10,
+        handlelength=1.0,
+        columnspacing=1.0,
+        borderaxespad=0.4,
+    )
     if len(ends):
-        handles.append(
-            Line2D([], [], ls="", marker="x", mew=1.6, color=palette.FAILURE, label="failed")
-        )
-    axis.legend(handles=handles, loc="lower left", handlelength=1.0, borderaxespad=0.4)
+        # Beside the experts and not among them: failing is no expert's name.
+        axis.add_artist(legend)
+        cross = Line2D([], [], ls="", marker="x", mew=1.6, color=palette.FAILURE, label="failed")
+        axis.legend(handles=[cross], loc="lower right", handlelength=1.0, borderaxespad=0.4)
 
 
 def draw_modes(axis: Axes, counts: Integers, *, teacher_counts: Integers | None = None) -> None:
@@ -262,7 +273,7 @@ def draw_modes(axis: Axes, counts: Integers, *, teacher_counts: Integers | None 
     )
 
 
-def draw_latency(axis: Axes, latency_us: dict[str, Floats]) -> None:
+def draw_latency(axis: Axes, latency_us: Mapping[str, Floats]) -> None:
     """Draw which share of the ticks was done within how many microseconds, with p50 and p99."""
     colours = {"policy": palette.STUDENT, "student": palette.STUDENT, "teacher": palette.TEACHER}
     ends = []

@@ -1,0 +1,67 @@
+"""`vdd distill`: a diffusion teacher to a Mixture of Experts. Needs torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from vdd_ros.cli.command import Answer, OptionalPath, Shipped, as_typed
+from vdd_ros.cli.train import DataOptions, require_torch, resume_line
+
+DEFAULT_CONFIG = "config/distill/avoiding_scripted.yaml"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Distill(DataOptions):
+    """Distil a teacher into a Mixture of Experts; Ctrl-C saves, --resume continues.
+
+    The controls em (EM on the demonstrations) and em-teacher (EM on teacher samples) share
+    everything with vdd but the objective.
+    """
+
+    teacher: OptionalPath = None
+    """Run folder of the teacher; method em does without."""
+    method: Literal["vdd", "em", "em-teacher"] = "vdd"
+    """The objective."""
+    config: Shipped = None
+    """Settings (YAML)."""
+    out: Path = Path("runs/student")
+    """Run folder to make."""
+
+    def run(self) -> Answer:
+        """Distil."""
+        require_torch("vdd distill")
+        from vdd_ros.core.config_io import load_yaml, to_dict
+        from vdd_ros.core.shipped import shipped_file
+        from vdd_ros.distill.evaluation import student_policy
+        from vdd_ros.distill.mixture_training import DistillSettings
+        from vdd_ros.distill.pipeline import distill
+
+        settings = load_yaml(DistillSettings, self.config or shipped_file(DEFAULT_CONFIG))
+        settings = replace(settings, **self.overrides())  # type: ignore[arg-type]
+        demos = self.demonstrations()
+        with resume_line(as_typed("distill", self, resume=True)):
+            result = distill(
+                self.teacher,
+                demos,
+                settings,
+                out_dir=self.out,
+                method=self.method,
+                resume=self.resume,
+                evaluate=self.closed_loop(student_policy),
+                evaluate_every=self.evaluate_every,
+            )
+        data = {
+            "run": str(result.folder),
+            "method": self.method,
+            "training_cpu_s": result.training_cpu_s,
+            "data_hash": demos.data_hash(),
+            "settings": to_dict(settings),
+        }
+        text = f"{self.method} student in {result.folder}, {result.training_cpu_s:.0f} CPU-seconds"
+        return Answer(
+            data=data,
+            text=text,
+            next_commands=(f"vdd export {self.out} --out student.onnx",),
+        )

@@ -1,0 +1,107 @@
+"""`vdd export`: a run folder to one self-describing policy file. Needs torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import tyro
+
+from vdd_ros.cli.command import Answer, Shipped, say
+from vdd_ros.cli.train import require_torch
+
+if TYPE_CHECKING:
+    from vdd_ros.distill.checkpoint import RunInfo
+
+DEFAULT_CONTRACT = "config/contracts/avoiding.yaml"
+
+
+@dataclass(frozen=True)
+class Export:
+    """Export a trained student or teacher as one .onnx that describes itself.
+
+    Writes nothing unless ONNX Runtime computes what torch computes, within 1e-4 of the scale of
+    the outputs.
+    """
+
+    run_folder: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="RUN")]]
+    """Run folder of `vdd distill` or `vdd train-teacher`."""
+    contract: Shipped = None
+    """Contract (YAML): topics, units, limits, rate. Window and chunk are the model's."""
+    out: Path = Path("policy.onnx")
+    """The file to write."""
+    density: bool = False
+    """Student: also export the covariances, for log q(a|s). Acting does not pay for them."""
+    level: str = "ideal"
+    """Degree of realism of the rollouts below."""
+    rollouts: int = 480
+    """Closed-loop rollouts whose figures go into the file, where the contract names a simulated
+    task; 0 for none."""
+    json: bool = False
+    """Print one JSON object: file, kind, bytes, parity_max_abs, evaluation."""
+
+    def run(self) -> Answer:
+        """Export."""
+        require_torch("vdd export")
+        from vdd_ros.core.config_io import load_yaml
+        from vdd_ros.core.contract import PolicyContract
+        from vdd_ros.core.errors import VddError
+        from vdd_ros.core.shipped import shipped_file
+        from vdd_ros.distill.checkpoint import read_info
+        from vdd_ros.distill.export import export_policy
+
+        info = read_info(self.run_folder)
+        if self.density and info.kind != "student":
+            raise VddError(
+                f"--density: {self.run_folder} holds a {info.kind}, whose density has no closed "
+                "form; leave --density out"
+            )
+        contract = load_yaml(PolicyContract, self.contract or shipped_file(DEFAULT_CONTRACT))
+        evaluation = self._evaluate(info, task=contract.name)
+        result = export_policy(
+            self.run_folder, contract, self.out, density=self.density, evaluation=evaluation
+        )
+        data = {
+            "file": str(result.path),
+            "kind": result.kind,
+            "bytes": result.n_bytes,
+            "parity_max_abs": result.parity_max_abs,
+            "evaluation": evaluation,
+        }
+        text = (
+            f"{result.path}: {result.kind}, {result.n_bytes / 1000:.0f} kB, ONNX Runtime within "
+            f"{result.parity_max_abs:.1e} of torch"
+        )
+        following = (f"vdd inspect {result.path}", f"vdd evaluate {result.path}")
+        return Answer(data=data, text=text, next_commands=following)
+
+    def _evaluate(self, info: RunInfo, *, task: str) -> dict[str, Any]:
+        """Roll the torch model out where its contract is that of a simulated task."""
+        from vdd_ros.core.errors import VddError
+        from vdd_ros.distill import checkpoint
+        from vdd_ros.distill.evaluation import closed_loop, student_policy, teacher_policy
+        from vdd_ros.tasks.protocol import make_task
+
+        if self.rollouts < 1:
+            return {}
+        try:
+            make_task(task)
+        except VddError:
+            say(f"'{task}' is not a simulated task: no figures go into the file")
+            return {}
+        if info.kind == "student":
+            policy = student_policy(checkpoint.load_student(self.run_folder))
+        else:
+            policy = teacher_policy(checkpoint.load_teacher(self.run_folder))
+        say(f"{self.rollouts} rollouts on {task} {self.level} ...")
+        figures = closed_loop(
+            policy,
+            task=task,
+            level=self.level,
+            rollouts=self.rollouts,
+            seed=0,
+            n_obs_steps=info.n_obs_steps,
+        )
+        asked = {"task": task, "level": self.level, "rollouts": self.rollouts, "seed": 0}
+        return {**asked, **figures}

@@ -1,0 +1,25 @@
+"""Is ROS 2 here? Asked before anything that needs it starts."""
+
+from __future__ import annotations
+
+from vdd_ros.core.errors import VddError
+
+
+def require_ros(command: str) -> None:
+    """Refuse to go on without rclpy.
+
+    Args:
+        command: what the user typed, for the message.
+
+    Raises:
+        VddError: rclpy cannot be imported; the message says how to get it.
+    """
+    try:
+        import rclpy  # noqa: F401
+    except (ImportError, OSError) as error:
+        raise VddError(
+            f"'{command}' talks to real ROS 2 nodes and rclpy cannot be imported ({error}); "
+            "expected a sourced ROS 2 (source /opt/ros/jazzy/setup.bash) or its wheels (pip "
+            "install ros-jazzy-rclpy ros-jazzy-common-interfaces ros-jazzy-rmw-fastrtps-cpp); "
+            "'vdd doctor' checks the rest"
+        ) from None
