@@ -6,6 +6,7 @@
     weights.safetensors  the network that acts (averaged weights, normalisers)
     state.safetensors    raw weights, optimisers, random state: what resuming needs
     metrics.jsonl        figures along the way
+    examples.safetensors a few observation windows in raw units: the policy file's self-test
 
 Every file is written atomically, none is a pickle.
 """
@@ -13,12 +14,15 @@ Every file is written atomically, none is a pickle.
 from __future__ import annotations
 
 import json
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 import safetensors.torch
 import torch
+from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
@@ -29,9 +33,12 @@ from vdd_ros.distill.student import GaussianMixtureOfExperts, StudentSettings
 from vdd_ros.distill.teachers.edm import EdmTeacher, TeacherSettings
 
 FORMAT_VERSION = 1
-SETTINGS, WEIGHTS, STATE, METRICS = (
-    "settings.json", "weights.safetensors", "state.safetensors", "metrics.jsonl",
-)  # fmt: skip
+N_EXAMPLES = 64
+SETTINGS = "settings.json"
+WEIGHTS = "weights.safetensors"
+STATE = "state.safetensors"
+METRICS = "metrics.jsonl"
+EXAMPLES = "examples.safetensors"
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -131,6 +138,25 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         ) from None
 
 
+def write_examples(folder: Path, windows: NDArray[np.float32]) -> None:
+    """Keep evenly spaced observation windows [N, T, O], so that export needs no data set."""
+    rows = np.linspace(0, len(windows) - 1, min(len(windows), N_EXAMPLES)).astype(int)
+    write_tensors(folder / EXAMPLES, {"observation": torch.from_numpy(windows[rows])})
+
+
+def read_examples(folder: str | Path) -> NDArray[np.float32]:
+    """Return the example windows [N, T, O] of a run folder, in raw units.
+
+    Raises:
+        VddError: missing or damaged.
+    """
+    path = Path(folder) / EXAMPLES
+    tensors, _ = read_tensors(path)
+    if "observation" not in tensors:
+        raise VddError(f"{path}: holds no 'observation'; the run folder is damaged, train again")
+    return tensors["observation"].numpy()
+
+
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """Return an optimiser's state as named tensors (groups come from the settings)."""
     state = optimizer.state_dict()["state"]
@@ -155,7 +181,8 @@ def load_teacher(folder: str | Path) -> EdmTeacher:
     """
     info = _expect(folder, "teacher")
     settings = from_dict(TeacherSettings, info.model, where=f"{folder}/{SETTINGS}")
-    teacher = EdmTeacher(settings, dim_obs=info.dim_obs, dim_act=info.dim_act)
+    with _untouched_generator():
+        teacher = EdmTeacher(settings, dim_obs=info.dim_obs, dim_act=info.dim_act)
     return _fill(teacher, Path(folder))
 
 
@@ -167,15 +194,16 @@ def load_student(folder: str | Path) -> GaussianMixtureOfExperts:
     """
     info = _expect(folder, "student")
     settings = from_dict(StudentSettings, info.model, where=f"{folder}/{SETTINGS}")
-    student = GaussianMixtureOfExperts(
-        settings,
-        dim_obs=info.dim_obs,
-        dim_act=info.dim_act,
-        n_obs_steps=info.n_obs_steps,
-        horizon=info.horizon,
-        observation=Affine(info.dim_obs),
-        action=Affine(info.dim_act),
-    )
+    with _untouched_generator():
+        student = GaussianMixtureOfExperts(
+            settings,
+            dim_obs=info.dim_obs,
+            dim_act=info.dim_act,
+            n_obs_steps=info.n_obs_steps,
+            horizon=info.horizon,
+            observation=Affine(info.dim_obs),
+            action=Affine(info.dim_act),
+        )
     return _fill(student, Path(folder))
 
 
@@ -183,6 +211,11 @@ def training_cpu_s(folder: str | Path) -> float:
     """Return the processor seconds the weights of a run folder cost."""
     _, notes = read_tensors(Path(folder) / WEIGHTS)
     return float(notes.get("training_cpu_s", "nan"))
+
+
+def _untouched_generator() -> AbstractContextManager[None]:
+    """Building a network draws initial weights; loading one must not disturb the caller."""
+    return torch.random.fork_rng(devices=[])
 
 
 def _expect(folder: str | Path, kind: str) -> RunInfo:

@@ -9,7 +9,7 @@ asks of a teacher.
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -19,6 +19,7 @@ from vdd_ros.core.samplers import SamplerKind, sample
 from vdd_ros.core.schedules import ScheduleKind, sigma_schedule
 
 
+@runtime_checkable
 class Denoiser(Protocol):
     """The mean of the clean action given a noisy one. Everything is normalised."""
 
@@ -32,6 +33,7 @@ class Denoiser(Protocol):
         ...
 
 
+@runtime_checkable
 class Teacher(Denoiser, Protocol):
     """A denoiser that knows the noise levels it is good at."""
 

@@ -134,11 +134,13 @@ class MixtureTraining:
         self.n_iters = settings.n_iters
         self.teacher_queries = 0
         self._ema = Ema(student, settings.ema_decay) if settings.ema_decay else None
-        gate = set(student.gate.parameters())
-        experts = [p for p in student.parameters() if p not in gate]
+        gate = list(student.gate.parameters())
+        of_gate = {id(p) for p in gate}
+        # In the order of definition, which a resumed run finds again.
+        experts = [p for p in student.parameters() if id(p) not in of_gate]
         self._groups = [
             {"params": experts, "peak": settings.learning_rate},
-            {"params": list(gate), "peak": settings.gate_learning_rate},
+            {"params": gate, "peak": settings.gate_learning_rate},
         ]
         self._optimizer = torch.optim.Adam(self._groups, lr=settings.learning_rate, fused=True)
 

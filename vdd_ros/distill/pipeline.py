@@ -8,13 +8,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from vdd_ros import __version__
 from vdd_ros.core.errors import VddError, did_you_mean
 from vdd_ros.core.normalizer import Normalizer
 from vdd_ros.data.demonstrations import Demonstrations
-from vdd_ros.data.windows import make_windows
+from vdd_ros.data.windows import Windows, make_windows
 from vdd_ros.distill import checkpoint
 from vdd_ros.distill.augmentation import NoiseSettings, ObservationNoise
 from vdd_ros.distill.checkpoint import RunInfo, settings_tree
@@ -118,7 +120,7 @@ def train_teacher(
             teacher={},
             vdd_ros_version=__version__,
         )
-        _claim(folder, info, resume=resume)
+        _claim(folder, info, windows.observation, resume=resume)
         cpu_s = train(
             EdmTraining(teacher, targets),
             folder,
@@ -171,8 +173,9 @@ def distill(
     with reproducible(settings.seed, loop.n_threads):
         settings = _fit_to_teacher(settings, teacher, demos)
         info = _student_info(demos, settings, method, teacher_dir)
-        _claim(folder, info, resume=resume)
-        training = _prepare(demos, settings, method, teacher)
+        windows = make_windows(demos, n_obs_steps=info.n_obs_steps, horizon=info.horizon)
+        _claim(folder, info, windows.observation, resume=resume)
+        training = _prepare(demos, windows, settings, method, teacher)
         cpu_s = train(
             training,
             folder,
@@ -197,25 +200,24 @@ def measured_sigma_data(action: Tensor) -> float:
 
 def _prepare(
     demos: Demonstrations,
+    windows: Windows,
     settings: DistillSettings,
     method: Method,
     teacher: EdmTeacher | None,
 ) -> MixtureTraining:
     """Build student, targets and method."""
-    n_obs_steps, horizon = settings.n_obs_steps or 1, settings.horizon or 1
     if teacher is not None:
         observation, action = teacher.observation, teacher.action
     else:
         observation = Affine(demos.dim_obs, Normalizer.fit(demos.observation, "mean_std"))
         action = Affine(demos.dim_act, Normalizer.fit(demos.action, "mean_std"))
-    windows = make_windows(demos, n_obs_steps=n_obs_steps, horizon=horizon)
     data = data_targets(windows, observation, action, _noise(settings.noise, observation, action))
     student = GaussianMixtureOfExperts(
         settings.student,
         dim_obs=demos.dim_obs,
         dim_act=demos.dim_act,
-        n_obs_steps=n_obs_steps,
-        horizon=horizon,
+        n_obs_steps=windows.observation.shape[1],
+        horizon=windows.action.shape[1],
         observation=observation,
         action=action,
     )
@@ -313,7 +315,7 @@ def _noise(
     return noise if settings.std else None
 
 
-def _claim(folder: Path, info: RunInfo, *, resume: bool) -> None:
+def _claim(folder: Path, info: RunInfo, windows: NDArray[np.float32], *, resume: bool) -> None:
     """Take ``folder`` for this run, without ever mixing two runs in one folder.
 
     Raises:
@@ -334,3 +336,4 @@ def _claim(folder: Path, info: RunInfo, *, resume: bool) -> None:
     elif resume:
         raise VddError(f"{folder}: nothing to resume (no {checkpoint.SETTINGS}); start it first")
     checkpoint.write_info(folder, info)
+    checkpoint.write_examples(folder, windows)

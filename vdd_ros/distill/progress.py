@@ -6,12 +6,13 @@ import contextlib
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from typing import Any, Protocol, TextIO
+from typing import Any, Protocol, TextIO, runtime_checkable
 
 # A bar redrawn more often than the eye follows only costs time.
 _REFRESH_S = 0.2
 
 
+@runtime_checkable
 class Progress(Protocol):
     """Shows the state of a run; everything goes to the error stream, never to the output."""
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from vdd_ros.core.config_io import dump_json, write_atomic
 from vdd_ros.core.errors import VddError
 
 
+@runtime_checkable
 class LogWriter(Protocol):
     """Receives figures as training goes on. Bring your own for TensorBoard and the like."""
 

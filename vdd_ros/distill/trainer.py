@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -43,6 +43,7 @@ class LoopSettings:
     """Threads of torch. These networks are too small to gain from more."""
 
 
+@runtime_checkable
 class Trainable(Protocol):
     """A training method, seen from the loop."""
 

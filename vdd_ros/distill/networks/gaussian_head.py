@@ -94,7 +94,7 @@ class GaussianHead(nn.Module):
 
     def scale_tril(self, features: Float[Tensor, "B F"]) -> Float[Tensor, "B K D D"]:
         """Return the experts' lower Cholesky factors."""
-        free = self.free(features).view(len(features), self.n_experts, -1)
+        free = self.free(features).view(features.shape[0], self.n_experts, -1)
         if self.covariance == "diag":
             return torch.diag_embed(self._positive(free))
         filled = fill_triangular(free, self.dim)

@@ -18,6 +18,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -34,6 +35,8 @@ from vdd_ros.distill.networks.normalization import Affine
 from vdd_ros.distill.networks.transformer import Transformer, initialise_like_gpt
 from vdd_ros.distill.student import Backbone
 from vdd_ros.distill.targets import Targets
+
+SigmaDensity = Literal["loguniform", "loglogistic"]
 
 # Frequencies of log sigma / 4 that the multilayer perceptron sees. The useful range of sigma
 # spans about one unit of log sigma / 4, so the highest turns a few times over it.
@@ -66,8 +69,14 @@ class TeacherSettings:
     """Largest sigma trained and sampled; sampling starts from N(0, sigma_max^2)."""
     sigma_data: float = 0.0
     """Standard deviation of normalised actions; 0 measures it from the data."""
+    sigma_density: SigmaDensity = "loguniform"
+    """Training sigmas: loguniform, or loglogistic around sigma_data as BESO draws them.
+
+    The score at small sigma decides which way the robot goes at a fork, and the log-logistic
+    density hardly visits it.
+    """
     sigma_spread: float = 0.5
-    """Scale of the log-logistic distribution of training sigmas around sigma_data (BESO)."""
+    """loglogistic: scale of the distribution."""
     schedule: ScheduleKind = "exponential"
     """Sigmas a sampler walks through."""
     normalize_obs: NormalizerKind = "mean_std"
@@ -164,10 +173,10 @@ class EdmTeacher(nn.Module):
     def denoise(
         self,
         x: Float[Tensor, "B H A"],
-        sigma: Float[Tensor, " B"],
+        sigma: Float[Tensor, " #B"],
         obs: Float[Tensor, "B T O"],
     ) -> Float[Tensor, "B H A"]:
-        """Return D(x; sigma, obs); all normalised."""
+        """Return D(x; sigma, obs); all normalised. One sigma may stand for the whole batch."""
         scale = sigma[:, None, None]
         total = scale.square() + self.sigma_data.square()
         skip = self.sigma_data.square() / total
@@ -194,15 +203,19 @@ class EdmTeacher(nn.Module):
         return (weight * (denoised - action).square()).mean()
 
     def draw_sigma(self, batch: int) -> Float[Tensor, " B"]:
-        """Draw training sigmas: log-logistic around sigma_data, truncated to the range (BESO)."""
+        """Draw training sigmas between sigma_min and sigma_max."""
+        uniform = torch.rand(batch)
+        if self.settings.sigma_density == "loguniform":
+            ratio = math.log(self.sigma_max / self.sigma_min)
+            return self.sigma_min * torch.exp(ratio * uniform)
         loc, spread = float(self.sigma_data.log()), self.settings.sigma_spread
 
         def cdf(sigma: float) -> float:
             return 1.0 / (1.0 + math.exp(-(math.log(sigma) - loc) / spread))
 
         low, high = cdf(self.sigma_min), cdf(self.sigma_max)
-        uniform = low + (high - low) * torch.rand(batch)
-        return torch.exp(loc + spread * torch.logit(uniform, eps=1e-7))
+        inside = low + (high - low) * uniform
+        return torch.exp(loc + spread * torch.logit(inside, eps=1e-7))
 
 
 class _MlpBackbone(nn.Module):
@@ -227,12 +240,14 @@ class _MlpBackbone(nn.Module):
     def forward(
         self,
         x: Float[Tensor, "B H A"],
-        log_sigma: Float[Tensor, " B"],
+        log_sigma: Float[Tensor, " #B"],
         obs: Float[Tensor, "B T O"],
     ) -> Float[Tensor, "B H A"]:
+        # Shapes by .shape, not len(): len() would freeze the batch of an exported graph.
         column = log_sigma[:, None]
         phase = column * math.pi * self.frequencies
-        inputs = [x.flatten(1), obs.flatten(1), column, torch.sin(phase), torch.cos(phase)]
+        features = torch.cat([column, torch.sin(phase), torch.cos(phase)], dim=-1)
+        inputs = [x.flatten(1), obs.flatten(1), features.expand(x.shape[0], -1)]
         return self.mlp(torch.cat(inputs, dim=-1)).view_as(x)
 
 
@@ -265,11 +280,11 @@ class _TransformerBackbone(nn.Module):
     def forward(
         self,
         x: Float[Tensor, "B H A"],
-        log_sigma: Float[Tensor, " B"],
+        log_sigma: Float[Tensor, " #B"],
         obs: Float[Tensor, "B T O"],
     ) -> Float[Tensor, "B H A"]:
         tokens = [
-            self.embed_sigma(log_sigma[:, None])[:, None],
+            self.embed_sigma(log_sigma[:, None])[:, None].expand(x.shape[0], -1, -1),
             self.embed_obs(obs),
             self.embed_action(x),
         ]

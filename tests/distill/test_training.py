@@ -1,0 +1,324 @@
+"""Training methods on toys whose optimum is known, and the loop that drives them."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tests.distill.toys import ring_teacher
+from vdd_ros.core.errors import VddError
+from vdd_ros.data.demonstrations import Demonstrations
+from vdd_ros.distill import checkpoint
+from vdd_ros.distill.checkpoint import load_student, load_teacher
+from vdd_ros.distill.kmeans import kmeans
+from vdd_ros.distill.mixture_training import DistillSettings, MixtureTraining, place_experts
+from vdd_ros.distill.pipeline import distill, train_teacher
+from vdd_ros.distill.student import GaussianMixtureOfExperts, StudentSettings
+from vdd_ros.distill.targets import Targets, teacher_targets
+from vdd_ros.distill.teachers.analytic import AnalyticTeacher
+from vdd_ros.distill.teachers.edm import TeacherSettings
+from vdd_ros.distill.tracking import read_lines
+from vdd_ros.distill.trainer import LoopSettings, TrainingInterrupted
+from vdd_ros.distill.vdd import VddTraining
+
+TINY_TEACHER = TeacherSettings(width=16, depth=2, n_iters=30, batch_size=16)
+TINY_STUDENT = DistillSettings(
+    student=StudentSettings(n_experts=4, width=16, depth=2, head_width=8),
+    n_iters=30,
+    warm_start_iters=10,
+    batch_size=16,
+    cache_states=32,
+    cache_samples=2,
+    cache_steps=2,
+)
+
+
+def run(method: MixtureTraining) -> MixtureTraining:
+    for iteration in range(method.n_iters):
+        method.step(iteration)
+    return method
+
+
+def toy_student(**settings) -> GaussianMixtureOfExperts:
+    shape = {"width": 8, "depth": 1, "head_width": 8} | settings
+    return GaussianMixtureOfExperts(
+        StudentSettings(**shape), dim_obs=1, dim_act=2, n_obs_steps=1, horizon=1
+    )
+
+
+def toy_vdd(teacher, student, **settings) -> VddTraining:
+    base = {"warm_start": "none", "warm_start_iters": 0, "batch_size": 64}
+    states = Targets(torch.zeros(64, 1, 1), torch.zeros(64, 1, 1, 2))
+    targets = teacher_targets(teacher, states, n_states=256, n_samples=8, n_steps=40)
+    return VddTraining(
+        student, DistillSettings(**(base | settings)), targets, warm_targets=targets,
+        teacher=teacher,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("estimator", ["path", "paper", "diffused"])
+def test_vdd_converges_to_the_blurred_teacher_and_the_diffused_form_to_the_teacher(estimator):
+    """Fixed point on a Gaussian: exact mean, covariance Sigma + sigma^2 I; Sigma if diffused."""
+    covariance = torch.tensor([[[0.20, 0.08], [0.08, 0.10]]])
+    mean = torch.tensor([[[0.7, -0.4]]])
+    teacher = AnalyticTeacher(torch.ones(1), mean, covariance)
+    method = toy_vdd(
+        teacher, toy_student(n_experts=1), estimator=estimator, sigma_rule="fixed", n_iters=250,
+        sigma_end=0.3, learning_rate=3e-2, ema_decay=0.95, samples_per_expert=8,
+        batch_size=32,
+    )  # fmt: skip
+    mixture = run(method).acting()(torch.zeros(1, 1, 1))
+    factor = mixture.scale_tril[0, 0]
+    blur = 0.0 if estimator == "diffused" else 0.09
+    torch.testing.assert_close(mixture.flat_mean[0, 0], mean[0, 0], atol=0.02, rtol=0)
+    torch.testing.assert_close(
+        factor @ factor.T, covariance[0] + blur * torch.eye(2), atol=0.025, rtol=0
+    )
+
+
+def test_kmeans_on_teacher_samples_starts_an_expert_at_every_mode():
+    """Eight narrow modes on a ring: every one has an expert's mean within three deviations."""
+    teacher = ring_teacher(8, radius=2.0, std=0.1)
+    states = Targets(torch.zeros(1, 1, 1), torch.zeros(1, 1, 1, 2))
+    samples = teacher_targets(teacher, states, n_states=256, n_samples=8, n_steps=30)
+    student = toy_student(n_experts=10)
+    place_experts(student, samples)
+    distance = torch.cdist(teacher.means[:, 0], student.head.mean.bias.detach().view(10, 2))
+    assert (distance.amin(1) < 0.3).all()
+
+
+def test_kmeans_survives_fewer_points_than_clusters():
+    centres = kmeans(torch.tensor([[0.0, 1.0], [2.0, 3.0]]), 5)
+    assert {tuple(c) for c in centres.tolist()} == {(0.0, 1.0), (2.0, 3.0)}
+    with pytest.raises(VddError, match="no points"):
+        kmeans(torch.zeros(0, 2), 3)
+
+
+def test_vdd_keeps_all_modes_of_the_ring_and_sharpens_them():
+    teacher = ring_teacher(8, radius=2.0, std=0.1)
+    student = toy_student(n_experts=8, init_std=0.4)
+    method = toy_vdd(
+        teacher, student, n_iters=300, sigma_start=0.3, sigma_end=0.05, learning_rate=5e-3,
+        ema_decay=0.9, experts_per_state=8, samples_per_expert=1, batch_size=32,
+    )  # fmt: skip
+    place_experts(student, method.targets)
+    mixture = run(method).acting()(torch.zeros(1, 1, 1))
+    distance = torch.cdist(teacher.means[:, 0], mixture.flat_mean[0])
+    assert (distance.amin(1) < 0.1).all()
+    assert torch.diagonal(mixture.scale_tril[0], dim1=-2, dim2=-1).max() < 0.25
+
+
+def test_em_increases_the_likelihood_of_its_targets(demos, tmp_path):
+    settings = DistillSettings(
+        student=TINY_STUDENT.student,
+        n_iters=150,
+        warm_start_iters=0,
+        batch_size=64,
+        learning_rate=0.01,
+    )
+    result = distill(None, demos, settings, method="em", out_dir=tmp_path / "em")
+    losses = [line["loss"] for line in read_lines(tmp_path / "em" / "metrics.jsonl")]
+    assert np.mean(losses[-20:]) < np.mean(losses[:20]) - 0.5
+    assert result.training_cpu_s > 0
+
+
+def test_controls_share_everything_but_objective_and_targets():
+    """The gate step, the draw of minibatches and the optimiser are the base class's own."""
+    from vdd_ros.distill.em import EmTraining
+
+    assert set(vars(EmTraining)) & set(vars(MixtureTraining)) <= {
+        "expert_loss", "__doc__", "__module__", "__abstractmethods__", "_abc_impl",
+        "__firstlineno__", "__static_attributes__",
+    }  # fmt: skip
+
+
+def interrupt_after(n_calls: int, monkeypatch: pytest.MonkeyPatch, target: type) -> None:
+    """Send this process a Ctrl-C during the n-th step."""
+    original, calls = target.step, []
+
+    def step(self, iteration):
+        calls.append(iteration)
+        if len(calls) == n_calls:
+            os.kill(os.getpid(), signal.SIGINT)
+        return original(self, iteration)
+
+    monkeypatch.setattr(target, "step", step)
+
+
+def same_files(a: Path, b: Path) -> bool:
+    """Tell whether two runs ended with the same tensors, bit for bit (times aside)."""
+    for name in (checkpoint.WEIGHTS, checkpoint.STATE):
+        one, other = (checkpoint.read_tensors(folder / name)[0] for folder in (a, b))
+        for tensors in (one, other):
+            tensors.pop("cpu_s", None)
+        if one.keys() != other.keys() or any(not torch.equal(one[k], other[k]) for k in one):
+            return False
+    return True
+
+
+@pytest.mark.parametrize("backbone", ["mlp", "transformer"])
+def test_a_resumed_teacher_equals_an_uninterrupted_one(demos, tmp_path, monkeypatch, backbone):
+    from vdd_ros.distill.teachers.edm import EdmTraining
+
+    settings = TeacherSettings(
+        width=16, depth=2, n_iters=30, batch_size=16, backbone=backbone, n_obs_steps=2, n_heads=2
+    )
+    train_teacher(demos, settings, tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        interrupt_after(12, patch, EdmTraining)
+        with pytest.raises(TrainingInterrupted, match="stopped after iteration 12"):
+            train_teacher(demos, settings, tmp_path / "parts")
+    train_teacher(demos, settings, tmp_path / "parts", resume=True)
+    assert same_files(tmp_path / "whole", tmp_path / "parts")
+    whole, parts = (read_lines(tmp_path / f / checkpoint.METRICS) for f in ("whole", "parts"))
+    assert [(w["iteration"], w["loss"]) for w in whole] == [
+        (p["iteration"], p["loss"]) for p in parts
+    ]
+
+
+@pytest.mark.parametrize("stop", [5, 20])
+def test_a_resumed_distillation_equals_an_uninterrupted_one(demos, tmp_path, monkeypatch, stop):
+    """Interrupted in the warm start as well as in the VDD phase."""
+    train_teacher(demos, TINY_TEACHER, tmp_path / "teacher")
+    arguments = (tmp_path / "teacher", demos, TINY_STUDENT)
+    distill(*arguments, out_dir=tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        interrupt_after(stop, patch, VddTraining)
+        with pytest.raises(TrainingInterrupted):
+            distill(*arguments, out_dir=tmp_path / "parts")
+    distill(*arguments, out_dir=tmp_path / "parts", resume=True)
+    assert same_files(tmp_path / "whole", tmp_path / "parts")
+
+
+def test_training_leaves_the_callers_random_numbers_and_threads_alone(demos, tmp_path):
+    torch.manual_seed(7)
+    wanted = torch.rand(3)
+    torch.manual_seed(7)
+    train_teacher(demos, TINY_TEACHER, tmp_path / "run", loop=LoopSettings(n_threads=2))
+    assert torch.equal(torch.rand(3), wanted)
+    assert torch.get_num_threads() == 1
+
+
+@pytest.mark.parametrize("method", ["vdd", "em", "em-teacher"])
+def test_every_method_goes_from_demonstrations_to_a_loadable_run(demos, tmp_path, method):
+    train_teacher(demos, TINY_TEACHER, tmp_path / "teacher")
+    result = distill(
+        tmp_path / "teacher", demos, TINY_STUDENT, method=method, out_dir=tmp_path / "run"
+    )
+    loaded = load_student(tmp_path / "run")
+    obs = torch.randn(3, 1, 2)
+    for ours, theirs in zip(result.student(obs), loaded(obs), strict=True):
+        assert torch.equal(ours, theirs)
+    last = read_lines(tmp_path / "run" / "metrics.jsonl")[-1]
+    assert {"loss", "gate_entropy", "experts_alive", "teacher_queries", "cpu_s"} <= set(last)
+    info = checkpoint.read_info(tmp_path / "run")
+    assert info.data_hash == demos.data_hash()
+    assert info.teacher["settings"]["width"] == 16
+
+
+@pytest.mark.parametrize("choice", [
+    {"gate_source": "data"}, {"warm_start": "kmeans"}, {"warm_start": "none"},
+    {"expert_weight": "gate"}, {"expert_weight": "uniform"}, {"sigma_rule": "uniform"},
+    {"estimator": "paper"}, {"estimator": "diffused"}, {"detach_gate": False}, {"ema_decay": 0.0},
+])  # fmt: skip
+def test_every_option_of_vdd_trains(demos, tmp_path, choice):
+    from dataclasses import replace
+
+    train_teacher(demos, TINY_TEACHER, tmp_path / "teacher")
+    distill(tmp_path / "teacher", demos, replace(TINY_STUDENT, **choice), out_dir=tmp_path / "run")
+    last = read_lines(tmp_path / "run" / "metrics.jsonl")[-1]
+    assert last["iteration"] == TINY_STUDENT.n_iters
+
+
+def test_chunks_and_windows_of_a_transformer_teacher_are_distilled(demos, tmp_path):
+    settings = TeacherSettings(
+        backbone="transformer", n_obs_steps=3, horizon=4, width=16, depth=1, n_heads=2,
+        n_iters=10, batch_size=8,
+    )  # fmt: skip
+    train_teacher(demos, settings, tmp_path / "teacher")
+    result = distill(tmp_path / "teacher", demos, TINY_STUDENT, out_dir=tmp_path / "run")
+    mixture = result.student(torch.randn(2, 3, 2))
+    assert mixture.mean.shape == (2, 4, 4, 2)
+    assert mixture.scale_tril.shape == (2, 4, 8, 8)
+
+
+def test_folders_are_never_mixed(demos, tmp_path):
+    folder = tmp_path / "run"
+    with pytest.raises(VddError, match="nothing to resume"):
+        train_teacher(demos, TINY_TEACHER, folder, resume=True)
+    train_teacher(demos, TINY_TEACHER, folder)
+    with pytest.raises(VddError, match="already holds a run"):
+        train_teacher(demos, TINY_TEACHER, folder)
+    other = TeacherSettings(width=8, depth=2, n_iters=30, batch_size=16)
+    with pytest.raises(VddError, match=r"other settings or data \(model differ\)"):
+        train_teacher(demos, other, folder, resume=True)
+
+
+def test_a_student_is_not_a_teacher_and_teachers_must_fit(demos, tmp_path):
+    train_teacher(demos, TINY_TEACHER, tmp_path / "teacher")
+    with pytest.raises(VddError, match=r"holds a teacher \(edm\), expected a student"):
+        load_student(tmp_path / "teacher")
+    with pytest.raises(VddError, match="not a run folder"):
+        load_teacher(tmp_path)
+    wide = Demonstrations(
+        observation=np.zeros((5, 3), np.float32), action=np.zeros((5, 2), np.float32),
+        episode_ends=np.array([5]), mode=None, source="another robot",
+    )  # fmt: skip
+    with pytest.raises(VddError, match="another robot: 3 observation and 2 action"):
+        distill(tmp_path / "teacher", wide, TINY_STUDENT, out_dir=tmp_path / "x")
+    asked = DistillSettings(n_obs_steps=5)
+    with pytest.raises(VddError, match=r"n_obs_steps: got 5, but the teacher has 1"):
+        distill(tmp_path / "teacher", demos, asked, out_dir=tmp_path / "x")
+    with pytest.raises(VddError, match="needs a teacher"):
+        distill(None, demos, TINY_STUDENT, out_dir=tmp_path / "x", method="em-teacher")
+    assert not (tmp_path / "x").exists()
+
+
+def test_damaged_run_folders_are_refused_with_their_reason(demos, tmp_path):
+    folder = train_teacher(demos, TINY_TEACHER, tmp_path / "run").folder
+    weights = folder / checkpoint.WEIGHTS
+    whole = weights.read_bytes()
+    for cut in (0, 7, len(whole) // 2, len(whole) - 1):
+        weights.write_bytes(whole[:cut])
+        with pytest.raises(VddError, match="truncated or foreign"):
+            load_teacher(folder)
+    weights.unlink()
+    with pytest.raises(VddError, match="no such file"):
+        load_teacher(folder)
+    weights.write_bytes(whole)
+    path = folder / checkpoint.SETTINGS
+    settings = json.loads(path.read_text())
+    settings["model"]["width"] = 8
+    path.write_text(json.dumps(settings))
+    with pytest.raises(VddError, match="from different runs"):
+        load_teacher(folder)
+    settings["model"]["widht"] = settings["model"].pop("width")
+    path.write_text(json.dumps(settings))
+    with pytest.raises(VddError, match="did you mean 'width'"):
+        load_teacher(folder)
+    settings["format_version"] = 99
+    path.write_text(json.dumps(settings))
+    with pytest.raises(VddError, match="format version 99"):
+        load_teacher(folder)
+
+
+def test_a_diverging_training_stops_and_says_so(demos, tmp_path):
+    settings = TeacherSettings(
+        width=16, depth=2, n_iters=300, batch_size=16, learning_rate=1e30, ema_decay=0.0
+    )
+    with pytest.raises(VddError, match="training diverged; lower the learning rate"):
+        train_teacher(demos, settings, tmp_path / "run")
+
+
+def test_nothing_half_written_where_no_folder_can_be(demos, tmp_path):
+    blocked = tmp_path / "file"
+    blocked.write_text("in the way")
+    with pytest.raises(VddError, match="cannot write here"):
+        train_teacher(demos, TINY_TEACHER, blocked / "run")
+    assert blocked.read_text() == "in the way"
