@@ -151,6 +151,7 @@ def run_demo(
                 "speed": float(speed),
                 "level": level,
                 "seed": seed,
+                "wait_for_recorder": True,
             },
             ends=True,
         )

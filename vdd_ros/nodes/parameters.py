@@ -218,6 +218,12 @@ SIM = (
         low=0.01,
         high=1000.0,
     ),
+    Spec(
+        "wait_for_recorder",
+        False,
+        "Begin an episode only while somebody subscribes to ~/outcome, so that a recorder misses "
+        "none.",
+    ),
     Spec("publish_clock", False, "Publish /clock at speed 1.0 too, for nodes with use_sim_time."),
     Spec(
         "executor",

@@ -60,6 +60,7 @@ class SimNode(Node):
         self._rng = np.random.default_rng(self.get_parameter("seed").value)
         self._dt_ns = round(self._task.dt_s * _NS)
         self._period_s = self._task.dt_s / self._speed
+        self._wait_for_recorder: bool = self.get_parameter("wait_for_recorder").value
         # Reliable publishers reach both kinds of subscribers, and recorders lose nothing.
         reliable = QoSProfile(depth=10)
         self._state = self.create_publisher(JointState, "robot_state", reliable)
@@ -114,7 +115,7 @@ class SimNode(Node):
         """One control step: apply the command, move, tell where the robot is."""
         now_ns = self._tick_clock()
         if self._settle > 0:
-            self._settle -= 1
+            self._settle -= self._heard()
             if self._settle == 0:
                 self._accept_from_ns = now_ns
         elif self._command is not None or self._steps:
@@ -126,6 +127,10 @@ class SimNode(Node):
         self._publish_state(now_ns)
         if self._task.done[0]:
             self._finish()
+
+    def _heard(self) -> bool:
+        """Tell whether an episode may begin: nobody is waited for, or a recorder listens."""
+        return not self._wait_for_recorder or self._outcome.get_subscription_count() > 0
 
     def _tick_clock(self) -> int:
         if self._clock_publisher is None:
