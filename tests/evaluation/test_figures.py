@@ -92,10 +92,10 @@ def test_every_figure_is_the_same_each_time_and_has_its_declared_size() -> None:
     assert first == second
     sizes = {name: _size(png) for name, png in first.items()}
     assert sizes == {
-        "trajectory": (930, 1035),
-        "mode": (1350, 510),
-        "gate": (1020, 1035),
-        "demo": (1650, 990),
+        "trajectory": (806, 897),
+        "mode": (1170, 442),
+        "gate": (884, 897),
+        "demo": (1430, 858),
     }
 
 

@@ -26,6 +26,8 @@ class Bench:
     """Sampler steps of the teacher to measure, with commas between them."""
     rate: float = 100.0
     """Control rate of the paced measurement in hertz."""
+    seconds: float = 12.0
+    """How long the paced measurement takes, all candidates in turns."""
     json: bool = False
     """Print one JSON object: student, teacher [...], ratio [...], parity_max_abs."""
 
@@ -38,7 +40,7 @@ class Bench:
         student = self.student or shipped_file(STUDENT)
         teacher = self.teacher or shipped_file(TEACHER)
         say(f"measuring {student} beside {teacher}, NFE {self.nfe}, {self.rate:g} Hz ...")
-        data = bench(student, teacher, nfe=steps, rate_hz=self.rate)
+        data = bench(student, teacher, nfe=steps, rate_hz=self.rate, paced_s=self.seconds)
         return Answer(data=data, text=_describe(data), next_commands=("vdd compare",))
 
 

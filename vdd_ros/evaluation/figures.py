@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 Floats = NDArray[np.floating]
 Integers = NDArray[np.integer]
 
-_DPI = 150
+_DPI = 130
 X_RANGE = (0.22, 0.78)
 """What is drawn of the table (m): all six obstacles, the start and the finish line."""
 Y_RANGE = (-0.31, 0.41)
@@ -155,8 +155,8 @@ def demo_figure(
     speed = figure.add_subplot(grid[1, 1])
     draw_latency(speed, latency_us)
     speed.set_title("Inference time per action", loc="left")
-    figure.suptitle(f"{title}\n", x=0.015, ha="left", fontsize=15, fontweight="bold")
-    figure.text(0.015, 0.925, caption, color=palette.FAINT, fontsize=10.5, va="center")
+    figure.suptitle(f"{title}\n\n", x=0.015, ha="left", fontsize=15, fontweight="bold")
+    figure.text(0.015, 0.928, caption, color=palette.FAINT, fontsize=10.5, va="center")
     return _png(figure)
 
 
@@ -324,5 +324,11 @@ def _figure(width: float, height: float) -> Figure:
 
 def _png(figure: Figure) -> bytes:
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=_DPI, metadata={"Software": None})
+    figure.savefig(
+        buffer,
+        format="png",
+        dpi=_DPI,
+        metadata={"Software": None},
+        pil_kwargs={"optimize": True},
+    )
     return buffer.getvalue()

@@ -1,0 +1,189 @@
+"""From demonstrations to a policy file through the command line, and back out of every mistake."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.cli.conftest import ROOT
+from vdd_ros.cli import main as cli
+from vdd_ros.tasks.avoiding_expert import scripted_demonstrations
+
+pytest.importorskip("torch", reason="training needs torch")
+pytest.importorskip("onnxscript", reason="exporting needs onnxscript")
+
+TEACHER_YAML = """
+n_obs_steps: 1
+width: 32
+depth: 2
+n_iters: 60
+batch_size: 128
+"""
+STUDENT_YAML = """
+student: {n_experts: 4, width: 32, depth: 2, head_width: 16}
+n_iters: 40
+warm_start_iters: 20
+cache_states: 256
+cache_samples: 2
+cache_steps: 2
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working folder with two small settings files."""
+    (tmp_path / "teacher.yaml").write_text(TEACHER_YAML, encoding="utf-8")
+    (tmp_path / "student.yaml").write_text(STUDENT_YAML, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def _run(words: str, capfd: pytest.CaptureFixture[str]) -> tuple[dict[str, object], str]:
+    """Run a command in this process (torch is imported once); its object and the other stream."""
+    capfd.readouterr()
+    code = cli.main([*shlex.split(words), "--json"])
+    captured = capfd.readouterr()
+    assert code == 0, captured.err
+    return json.loads(captured.out), captured.err
+
+
+def test_demonstrations_become_a_policy_file(
+    folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """train-teacher, distill, export, evaluate: each takes what the one before has made."""
+    taught, said = _run(
+        "train-teacher --config teacher.yaml --episodes 24 --out teacher --evaluate-every 40",
+        capfd,
+    )
+    assert taught["run"] == "teacher"
+    assert "next: vdd distill --teacher teacher" in said
+    assert "closed loop: success" in said
+    metrics = (folder / "teacher" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    assert any("success" in json.loads(line) for line in metrics)
+
+    learned, said = _run(
+        "distill --teacher teacher --config student.yaml --episodes 24 --out student --seed 5",
+        capfd,
+    )
+    assert learned["method"] == "vdd"
+    assert learned["settings"]["seed"] == 5  # type: ignore[index]
+    assert learned["data_hash"] == taught["data_hash"]
+    assert "next: vdd export student" in said
+
+    written, said = _run("export student --out student.onnx --rollouts 12 --density", capfd)
+    assert written["kind"] == "moe"
+    assert written["bytes"] == (folder / "student.onnx").stat().st_size
+    assert float(written["parity_max_abs"]) <= 1e-4  # type: ignore[arg-type]
+    assert "next: vdd evaluate student.onnx" in said
+
+    shown, _ = _run("inspect student.onnx", capfd)
+    assert shown["provenance"]["evaluation"]["rollouts"] == 12  # type: ignore[index]
+    assert shown["provenance"]["data_hash"] == taught["data_hash"]  # type: ignore[index]
+    assert "expert_scale" in {t["name"] for t in shown["outputs"]}  # type: ignore[attr-defined]
+    figures, _ = _run("evaluate student.onnx --rollouts 8", capfd)
+    assert figures["rollouts"] == 8
+
+
+def test_a_teacher_is_exported_too_but_has_no_density(
+    folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The density of a diffusion model is refused by name, and nothing is written."""
+    _run("train-teacher --config teacher.yaml --episodes 24 --out t --iterations 20", capfd)
+    assert cli.main(shlex.split("export t --out t.onnx --density --rollouts 0")) == 2
+    assert "no closed form" in capfd.readouterr().err
+    assert not (folder / "t.onnx").exists()
+    written, _ = _run("export t --out t.onnx --rollouts 0", capfd)
+    assert written["kind"] == "denoiser"
+    assert written["evaluation"] == {}
+
+
+def _demonstrations(path: Path, *, spoil: bool = False) -> Path:
+    demos = scripted_demonstrations(4, seed=0)
+    observation = demos.observation.copy()
+    if spoil:
+        observation[17, 2] = np.nan
+    np.savez(path, observation=observation, action=demos.action, episode_ends=demos.episode_ends)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("train-teacher --data nowhere.npz", "nowhere.npz: no such file"),
+        ("train-teacher --data spoilt.npz", "row 17, column 2"),
+        ("train-teacher --config typo.yaml", "did you mean 'n_iters'?"),
+        ("train-teacher --config nowhere.yaml", "nowhere.yaml: no such file"),
+        ("train-teacher --level ideel", "ideal"),
+        ("distill --teacher nowhere", "nowhere: not a run folder"),
+        ("distill", "needs a teacher"),
+        ("export nowhere", "nowhere: not a run folder"),
+    ],
+)
+def test_a_mistake_is_one_message_and_leaves_nothing(
+    words: str, message: str, folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Exit status 2, what came and what was expected, no run folder."""
+    _demonstrations(folder / "spoilt.npz", spoil=True)
+    (folder / "typo.yaml").write_text("n_iter: 3\n", encoding="utf-8")
+    before = sorted(folder.iterdir())
+    assert cli.main([*shlex.split(words), "--json"]) == 2
+    captured = capfd.readouterr()
+    assert captured.out == ""
+    assert message in captured.err
+    assert "Traceback" not in captured.err
+    assert sorted(folder.iterdir()) == before
+
+
+def test_a_second_run_does_not_overwrite_the_first(
+    folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A run folder in use is named, with what to do instead."""
+    words = "train-teacher --config teacher.yaml --episodes 24 --out t --iterations 20"
+    _run(words, capfd)
+    assert cli.main(shlex.split(words)) == 2
+    assert "already holds a run" in capfd.readouterr().err
+
+
+def test_ctrl_c_saves_says_how_to_go_on_and_the_line_works(
+    folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """SIGINT ends with 130 and the command that continues; that command finishes the run."""
+    words = [
+        "train-teacher", "--config", "teacher.yaml", "--episodes", "24", "--out", "a run",
+        "--iterations", "1500", "--evaluate-every", "3",
+    ]  # fmt: skip
+    process = subprocess.Popen(
+        [sys.executable, "-m", "vdd_ros", *words, "--json"],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": f"{ROOT}:{os.environ.get('PYTHONPATH', '')}"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stderr is not None
+    seen = ""
+    for line in process.stderr:  # the first evaluation: training is under way
+        seen += line
+        if "closed loop" in line:
+            process.send_signal(signal.SIGINT)
+            break
+    out, rest = process.communicate(timeout=60)
+    said = seen + rest
+    assert process.returncode == 130, said
+    assert out == ""
+    assert "Traceback" not in said
+    (line,) = [row.removeprefix("next: ") for row in said.splitlines() if row.startswith("next:")]
+    assert shlex.split(line)[:2] == ["vdd", "train-teacher"]
+    assert "--resume" in line
+    # The same line, without the evaluations that only this test needed to see it run.
+    words = line.removeprefix("vdd ").replace("--evaluate-every 3", "").replace("--json", "")
+    finished, _ = _run(words, capfd)
+    assert finished["run"] == "a run"
