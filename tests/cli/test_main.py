@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.conftest import Vdd
+from tests.cli.conftest import ROOT, Vdd
 from vdd_ros import __version__
 from vdd_ros.cli import main as cli
 from vdd_ros.cli.command import Answer, as_typed, standard_output_to_error, table, whole_numbers
@@ -209,3 +209,64 @@ def test_options_are_shown_as_they_would_be_typed() -> None:
     options = Distill(teacher=Path("runs/a teacher"), method="em-teacher", seed=3)
     line = as_typed("distill", options, resume=True)
     assert line == ("vdd distill --seed 3 --resume --teacher 'runs/a teacher' --method em-teacher")
+
+
+@pytest.mark.parametrize(
+    ("redirection", "code"), [(">&-", 0), (">/dev/full", 2), ("2>&-", 0), (">/dev/null", 0)]
+)
+def test_a_closed_or_full_output_is_no_traceback(
+    redirection: str, code: int, tmp_path: Path
+) -> None:
+    """Whatever standard output and error are tied to, the exit status tells how it went."""
+    program = (
+        "import sys; from dataclasses import dataclass; from vdd_ros.cli import main as cli;"
+        "from tests.cli.test_main import Talkative; cli.COMMANDS['talk'] = Talkative;"
+        "sys.exit(cli.main(['talk', '--json']))"
+    )
+    done = subprocess.run(
+        ["bash", "-c", f"exec '{sys.executable}' -c \"{program}\" {redirection}"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_sigterm_ends_a_command_in_order(tmp_path: Path) -> None:
+    """What the command opened is closed (here: a file is written at the end), exit status 143."""
+    program = tmp_path / "program.py"
+    program.write_text(
+        "import sys, pathlib, threading\n"
+        "from dataclasses import dataclass\n"
+        "from vdd_ros.cli import main as cli\n"
+        "@dataclass(frozen=True)\n"
+        "class Waiting:\n"
+        "    'Waits for ever.'\n"
+        "    json: bool = False\n"
+        "    'Not used.'\n"
+        "    def run(self):\n"
+        "        try:\n"
+        "            print('waiting', flush=True)\n"
+        "            threading.Event().wait()\n"
+        "        finally:\n"
+        "            pathlib.Path('closed').touch()\n"
+        "cli.COMMANDS['wait'] = Waiting\n"
+        "sys.exit(cli.main(['wait']))\n",
+        encoding="utf-8",
+    )
+    process = subprocess.Popen(
+        [sys.executable, program],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": f"{ROOT}:{os.environ.get('PYTHONPATH', '')}"},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stderr is not None
+    assert process.stderr.readline() == "waiting\n"
+    process.terminate()
+    assert process.wait(timeout=30) == 143
+    process.stderr.close()
+    assert (tmp_path / "closed").exists()

@@ -12,7 +12,7 @@ import shlex
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any, Protocol
@@ -75,22 +75,31 @@ def standard_output_to_error() -> Iterator[None]:
     """
     python_stdout = sys.stdout
     python_stdout.flush()
-    try:
-        kept = os.dup(1)
-    except OSError:  # started with standard output closed
-        kept = -1
-    if kept >= 0:
-        # With standard error closed there is nowhere to turn to.
-        with suppress(OSError):
-            os.dup2(2, 1)
+    kept = os.dup(1)
+    os.dup2(2, 1)
     sys.stdout = sys.stderr
     try:
         yield
     finally:
+        sys.stdout.flush()
         sys.stdout = python_stdout
-        if kept >= 0:
-            os.dup2(kept, 1)
-            os.close(kept)
+        os.dup2(kept, 1)
+        os.close(kept)
+
+
+def open_standard_streams() -> None:
+    """Tie streams that the process was started without to nowhere.
+
+    A file opened later would otherwise take their number, and what is printed would go into it.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number, which is this one
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
 
 
 def as_typed(command: str, options: Any, **changes: object) -> str:  # noqa: ANN401 - any options

@@ -1,23 +1,24 @@
 """The `vdd` command: reads the options, runs one subcommand, prints its answer.
 
 Exit status: 0 done, 1 a check failed (`vdd doctor`), 2 something the user can fix (one message on
-standard error), 130 interrupted.
+standard error), 130 interrupted, 143 terminated.
 """
 
 from __future__ import annotations
 
 import inspect
 import os
+import signal
 import sys
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import Annotated, Any
 
 import tyro
 
 from vdd_ros import __version__
 from vdd_ros.cli.bench import Bench
-from vdd_ros.cli.command import Command, say, standard_output_to_error
+from vdd_ros.cli.command import Command, open_standard_streams, say, standard_output_to_error
 from vdd_ros.cli.compare import Compare
 from vdd_ros.cli.demo import Demo
 from vdd_ros.cli.distill import Distill
@@ -47,6 +48,7 @@ _ABOUT = (
     "evaluate. With the shipped models: demo, bench, compare, inspect."
 )
 _INTERRUPTED = 130
+_TERMINATED = 143
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -56,6 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the words after `vdd`; those of the process by default.
     """
     words = list(sys.argv[1:] if argv is None else argv)
+    open_standard_streams()
     try:
         if words in (["--version"], ["-V"]):
             print(f"vdd_ros {__version__}", flush=True)
@@ -96,12 +99,36 @@ def _parse(words: list[str]) -> Command:
 def _run(command: Command) -> int:
     from vdd_ros.core.config_io import dump_json
 
-    with standard_output_to_error():
+    with standard_output_to_error(), _terminable():
         answer = command.run()
         output = dump_json(answer.data) if command.json else answer.text
-    print(output)
-    for line in answer.next_commands:
-        # The object of --json stands alone on standard output.
-        print(f"next: {line}", file=sys.stderr if command.json else sys.stdout)
-    sys.stdout.flush()
+    try:
+        print(output)
+        for line in answer.next_commands:
+            # The object of --json stands alone on standard output.
+            print(f"next: {line}", file=sys.stderr if command.json else sys.stdout)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        sys.stdout = None  # type: ignore[assignment] # or Python tries again at exit
+        raise VddError(f"standard output cannot be written ({error.strerror})") from None
     return answer.exit_code
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """Let SIGTERM end the command in order: whatever it started is stopped, files are whole."""
+
+    def stop(_number: int, _frame: object) -> None:
+        raise SystemExit(_TERMINATED)
+
+    try:
+        before = signal.signal(signal.SIGTERM, stop)
+    except ValueError:  # not the main thread: whoever called us owns the signals
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

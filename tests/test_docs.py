@@ -1,0 +1,52 @@
+"""The pages say what is there: every link leads somewhere, every command and option exists."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from vdd_ros.cli.main import COMMANDS
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = sorted(
+    path
+    for pattern in ("*.md", "docs/**/*.md", "models/**/*.md")
+    for path in ROOT.glob(pattern)
+    if path.is_file()
+)
+_LINK = re.compile(r"\]\(([^)#]+?)(?:#[^)]*)?\)")
+_COMMAND = re.compile(r"(?:^|`|\s)vdd ([a-z][a-z-]*)((?: [^`|\n]*)?)", re.MULTILINE)
+
+
+def _ids(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def test_the_pages_are_found() -> None:
+    """Front page, house and contributing are among those checked."""
+    names = {_ids(path) for path in PAGES}
+    assert {"README.md", "CONTRIBUTING.md", "docs/architecture.md"} <= names
+
+
+@pytest.mark.parametrize("page", PAGES, ids=_ids)
+def test_every_link_inside_the_repository_leads_somewhere(page: Path) -> None:
+    """A moved file takes its links along."""
+    links = [link for link in _LINK.findall(page.read_text(encoding="utf-8")) if ":" not in link]
+    broken = [link for link in links if not (page.parent / link).exists()]
+    assert broken == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=_ids)
+def test_every_documented_command_and_option_exists(page: Path) -> None:
+    """`vdd train-teachr --dta x` would be found here, before a reader finds it."""
+    # What is listed as missing is allowed to be.
+    text = page.read_text(encoding="utf-8").partition("## Not yet")[0]
+    for command, rest in _COMMAND.findall(text):
+        assert command in COMMANDS, f"vdd {command}"
+        fields = {name.replace("_", "-") for name in COMMANDS[command].__dataclass_fields__}
+        for word in shlex.split(rest.partition("#")[0].replace("'", "")):
+            if word.startswith("--"):
+                assert word.removeprefix("--") in {*fields, "help"}, f"vdd {command} {word}"
