@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import shlex
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from vdd_ros.cli.main import COMMANDS
+from vdd_ros.core.shipped import STUDENT
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted(
@@ -50,3 +52,16 @@ def test_every_documented_command_and_option_exists(page: Path) -> None:
         for word in shlex.split(rest.partition("#")[0].replace("'", "")):
             if word.startswith("--"):
                 assert word.removeprefix("--") in {*fields, "help"}, f"vdd {command} {word}"
+
+
+def test_the_picture_on_the_front_page_shows_the_shipped_student() -> None:
+    """New models, new picture: make demo && cp demo_output/demo.png docs/images/."""
+    image = pytest.importorskip("PIL.Image", reason="reading a picture's notes needs Pillow")
+    student = ROOT / STUDENT
+    if not student.is_file():
+        pytest.skip("no model is shipped")
+    picture = ROOT / "docs" / "images" / "demo.png"
+    assert picture.stat().st_size < 300_000
+    with image.open(picture) as shown:
+        policy = shown.text["Policy"]
+    assert policy == hashlib.sha256(student.read_bytes()).hexdigest()

@@ -137,6 +137,16 @@ def test_rollouts_without_experts_are_drawn_too() -> None:
     assert _holds(png, palette.expert_colour(-1))
 
 
+def test_a_picture_says_which_policy_it_shows() -> None:
+    """The hash of the policy file stands inside the PNG."""
+    image = pytest.importorskip("PIL.Image")
+    png = figures.demo_figure(
+        _ways(), latency_us={}, title="t", caption="c", policy_sha256="0123abc"
+    )
+    with image.open(io.BytesIO(png)) as shown:
+        assert shown.text == {"Policy": "0123abc"}
+
+
 def test_a_demo_that_measured_nothing_still_makes_a_picture() -> None:
     """No latencies, or only unusable ones, leave the panel empty instead of failing."""
     for latency in ({}, {"policy": np.array([])}, {"teacher": np.array([np.nan, 0.0])}):

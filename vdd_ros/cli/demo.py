@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -94,7 +95,13 @@ class Demo:
         ).replace(" us", " µs")
         latency = {"policy": result.policy.infer_us, "teacher": result.teacher.infer_us}
         try:
-            png = demo_figure(ways, latency_us=latency, title=title, caption=caption)
+            png = demo_figure(
+                ways,
+                latency_us=latency,
+                title=title,
+                caption=caption,
+                policy_sha256=data["policy"]["sha256"],
+            )
         except VddError as error:  # the run is worth its table without a picture, too
             say(f"no picture: {error}")
             return None
@@ -140,10 +147,14 @@ def _figures(result: DemoResult, ways: Ways) -> dict[str, Any]:
         "modes": int((counts > 0).sum()),
         "n_modes": N_MODES,
         "missed": sum(o.missed for o in result.outcomes),
-        "policy": _latency(result.policy),
-        "teacher": _latency(result.teacher),
+        "policy": {**_latency(result.policy), "sha256": _sha256(result.student_path)},
+        "teacher": {**_latency(result.teacher), "sha256": _sha256(result.teacher_path)},
         "ratio": {"teacher_over_policy_p50": result.ratio_p50},
     }
+
+
+def _sha256(path: str) -> str:
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
 def _latency(latency: Latency) -> dict[str, Any]:

@@ -27,7 +27,6 @@ from vdd_ros.cli.evaluate import Evaluate
 from vdd_ros.cli.export import Export
 from vdd_ros.cli.inspect import Inspect
 from vdd_ros.cli.study import Study
-from vdd_ros.cli.study import Study
 from vdd_ros.cli.train import TrainTeacher
 from vdd_ros.core.errors import VddError, did_you_mean
 
@@ -41,7 +40,6 @@ COMMANDS: dict[str, type[Command]] = {
     "inspect": Inspect,
     "bench": Bench,
     "compare": Compare,
-    "study": Study,
     "study": Study,
 }
 _ABOUT = (

@@ -10,6 +10,7 @@ import io
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -137,6 +138,7 @@ def demo_figure(
     latency_us: Mapping[str, Floats],
     title: str,
     caption: str,
+    policy_sha256: str = "",
 ) -> bytes:
     """The demo in one picture: ways, modes and latencies; returns a PNG.
 
@@ -145,6 +147,8 @@ def demo_figure(
         latency_us: what every tick cost in microseconds, by "policy" and "teacher".
         title: the headline.
         caption: one line below it.
+        policy_sha256: of the policy file that drove; kept inside the picture (text `Policy`), so
+            that a picture can be traced to what it shows.
     """
     figure = _figure(11.0, 6.6)
     grid = figure.add_gridspec(2, 2, width_ratios=(1.0, 1.18))
@@ -157,7 +161,7 @@ def demo_figure(
     speed.set_title("Inference time per action", loc="left")
     figure.suptitle(f"{title}\n\n", x=0.015, ha="left", fontsize=15, fontweight="bold")
     figure.text(0.015, 0.928, caption, color=palette.FAINT, fontsize=10.5, va="center")
-    return _png(figure)
+    return _png(figure, notes={"Policy": policy_sha256} if policy_sha256 else {})
 
 
 def draw_table(axis: Axes, *, finish_colour: str = palette.FAINT) -> None:
@@ -322,13 +326,13 @@ def _figure(width: float, height: float) -> Figure:
     return figure
 
 
-def _png(figure: Figure) -> bytes:
+def _png(figure: Figure, *, notes: Mapping[str, str] = MappingProxyType({})) -> bytes:
     buffer = io.BytesIO()
     figure.savefig(
         buffer,
         format="png",
         dpi=_DPI,
-        metadata={"Software": None},
+        metadata={"Software": None, **notes},
         pil_kwargs={"optimize": True},
     )
     return buffer.getvalue()
