@@ -12,7 +12,6 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, field, replace
 from multiprocessing import get_context
 from pathlib import Path
@@ -122,10 +121,12 @@ def run_study(settings: StudySettings, data: str, out_dir: str | Path, *, jobs: 
     write_atomic(claim, json.dumps(described, indent=2))
     pairs = [(level, seed) for level in settings.levels for seed in settings.seeds]
     # Each pair has a file of its own: two processes never write to one.
-    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
-        futures = [pool.submit(_run_or_stop, settings, data, folder, *pair) for pair in pairs]
-        for future in as_completed(futures):
-            future.result()
+    # Leaving the block, for whatever reason, ends the workers; a training loses what came after
+    # its last checkpoint.
+    with get_context("spawn").Pool(jobs) as pool:
+        running = [pool.apply_async(_run_or_stop, (settings, data, folder, *p)) for p in pairs]
+        for result in running:
+            result.get()
     rows = list(read_rows(folder))
     write_atomic(folder / "results.jsonl", "".join(json.dumps(asdict(row)) + "\n" for row in rows))
     table = folder / "table.md"
