@@ -35,6 +35,8 @@ TIMEOUT_S = 20.0
 """For what takes a tenth of it on a machine with nothing else to do."""
 PULSE_S = 0.05
 """Period in which unanswered states are repeated: a third of what the contract calls stale."""
+DEFAULTS: Mapping[str, object] = {"autostart": True, "discovery_s": 0.0}
+"""Parameters of the nodes under test, unless the test says otherwise."""
 START = (0.52493, -0.27974)
 """Where the Avoiding robot starts."""
 
@@ -185,7 +187,7 @@ def start_policy(
 ) -> NodeProcess:
     """Start a policy node that starts itself (``__`` in names stands for a dot)."""
     named = {name.replace("__", "."): value for name, value in parameters.items()}
-    values: Mapping[str, object] = {"policy": str(policy), "autostart": True, **named}
+    values: Mapping[str, object] = {"policy": str(policy), **DEFAULTS, **named}
     return driver.start("policy_node", parameters=values, namespace=namespace)
 
 

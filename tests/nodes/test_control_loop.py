@@ -158,6 +158,22 @@ def test_a_new_episode_is_limited_from_its_own_start() -> None:
     assert rig.policy.resets == 2
 
 
+@pytest.mark.parametrize("timed", [False, True])
+def test_an_observation_of_the_old_episode_that_comes_late_is_ignored(timed: bool) -> None:
+    """Topics overtake each other; the new episode must not be limited from the old one's end."""
+    rig = Rig(still)
+    rig.step(0.9, 0.9)
+    late = rig.now + PERIOD
+    rig.now += PERIOD + MS
+    rig.loop.restart_episode(rig.now)
+    if timed:
+        rig.loop.on_timer()
+    rig.state(0.9, 0.9, stamp=late)
+    assert len(rig.sent) == 1
+    rig.step(-0.9, -0.9)
+    np.testing.assert_allclose(rig.sent[-1][1], [-0.9, -0.9])
+
+
 def test_an_observation_is_answered_once() -> None:
     """A duplicate, or one that was overtaken, causes no second command."""
     rig = Rig(still)

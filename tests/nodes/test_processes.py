@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 from diagnostic_msgs.msg import DiagnosticStatus
 from rclpy.qos import QoSProfile
-from std_msgs.msg import Float64
+from std_msgs.msg import Empty, Float64
 
 from tests.nodes.robot import (
+    DEFAULTS,
     START,
     TIMEOUT_S,
     Robot,
@@ -26,6 +27,7 @@ from tests.policy_files import DenoiserTwin, MoeTwin
 from vdd_ros.core.contract import ObservationField
 from vdd_ros.core.errors import VddError
 from vdd_ros.core.safety import SafetyLevel
+from vdd_ros.nodes.diagnostics import LATCHED
 from vdd_ros.nodes.driver import Driver
 
 pytestmark = pytest.mark.ros
@@ -67,7 +69,7 @@ def test_a_node_that_is_not_configured_ends_cleanly_too(driver: Driver, student:
 
 def refused(driver: Driver, *expected: str, node: str = "policy_node", **values: object) -> None:
     """Start a node that has to end with exit code 2 and one message that says all of this."""
-    process = driver.start(node, parameters={"autostart": True, **values})
+    process = driver.start(node, parameters={**DEFAULTS, **values})
     assert process.wait(TIMEOUT_S) == 2, process.tail()
     for text in expected:
         assert text in process.log()
@@ -130,9 +132,10 @@ def test_a_topic_of_another_type_is_refused_by_name(driver: Driver, student: Moe
     driver.node.create_publisher(Float64, "robot_state", QoSProfile(depth=1))
     refused(
         driver,
-        "topic '/robot_state' is published as std_msgs/msg/Float64 by node '/test'",
+        "topic '/robot_state' is published as std_msgs/msg/Float64 by ",
         "expects sensor_msgs/msg/JointState",
         policy=str(student.path),
+        discovery_s=15.0,
     )
 
 
@@ -256,12 +259,19 @@ def test_the_simulated_robot_is_driven_to_the_goal(
     outcomes = sim_outcomes(driver)
     start_policy(driver, driving, use_sim_time=True, trigger=trigger, selection__rule="pinned")
     robot = Robot(driver)
+    start = driver.node.create_publisher(Empty, "sim/start", LATCHED)
     robot.until(lambda: "STOP: configured, not active" in robot.reasons, "a configured policy")
     sim = driver.start(
         "sim_node",
-        parameters={"episodes": 2, "speed": 3.0 if trigger == "timer" else 5.0},
+        parameters={
+            "episodes": 2,
+            "speed": 3.0 if trigger == "timer" else 5.0,
+            "wait_for_start": True,
+        },
         ends=True,
     )
+    robot.until(lambda: driver.node.count_publishers("sim/outcome") > 0, "a robot")
+    start.publish(Empty())
     robot.until(lambda: len(outcomes) == 2, "two episodes")
     assert sim.wait(TIMEOUT_S) == 0
     assert [o["success"] for o in outcomes] == ["1", "1"], (outcomes, driver.tails())

@@ -136,7 +136,6 @@ class ControlLoop:
 
     def start(self) -> None:
         """Activate: nothing of an earlier run is remembered."""
-        self.collector.reset()
         self.tick = Tick(reason="")
         self.infer_latency = LatencyWindow()
         self.tick_latency = LatencyWindow()
@@ -144,8 +143,16 @@ class ControlLoop:
         self.restart_episode()
         self.active = True
 
-    def restart_episode(self) -> None:
-        """Forget history, plan and the last command: a new episode begins."""
+    def restart_episode(self, now_ns: int = NEVER) -> None:
+        """Forget history, plan and the last command: a new episode begins.
+
+        Topics overtake each other: an observation of the old episode may still be on its way.
+        With ``now_ns`` it is ignored, or the new episode would be limited from the old one's end.
+        """
+        self.collector.reset(now_ns)
+        self._forget()
+
+    def _forget(self) -> None:
         self._history.reset()
         self._queue.reset()
         self._actor.reset()
@@ -256,8 +263,9 @@ class ControlLoop:
             if gap_ns <= 0:
                 if -gap_ns < self.collector.max_age_ns:
                     return False  # the same sample again, or one that was overtaken
-                # The clock was set back: a bag loops, or the simulation was restarted.
-                self.restart_episode()
+                # The clock was set back: a bag loops, or the simulation was restarted. The sample
+                # that shows it is in the vector already and stays.
+                self._forget()
             elif gap_ns > _MISSED_GAP * self._period_ns:
                 self.tick.missed += round(gap_ns / self._period_ns) - 1
         self._last_stamp_ns = stamp_ns

@@ -18,13 +18,13 @@ from diagnostic_msgs.msg import DiagnosticStatus
 from numpy.typing import NDArray
 from rclpy.qos import QoSProfile
 from sensor_msgs.msg import JointState
-from std_msgs.msg import Float64MultiArray
+from std_msgs.msg import Empty, Float64MultiArray
 
 from vdd_ros.core.errors import VddError
 from vdd_ros.core.latency import LatencySummary, summarize
 from vdd_ros.core.safety import SafetyLevel
 from vdd_ros.core.shipped import STUDENT, TEACHER, shipped_file
-from vdd_ros.nodes.diagnostics import read_labelled
+from vdd_ros.nodes.diagnostics import LATCHED, read_labelled
 from vdd_ros.nodes.driver import Driver
 
 SPEED = 3.5
@@ -123,7 +123,8 @@ def run_demo(
         "policy": str(Path(student or shipped_file(STUDENT)).resolve()),
         "teacher": str(Path(teacher or shipped_file(TEACHER)).resolve()),
     }
-    common: dict[str, object] = {"autostart": True, "use_sim_time": True}
+    # The robot comes last, so there is nothing to wait for when the policies configure.
+    common: dict[str, object] = {"autostart": True, "use_sim_time": True, "discovery_s": 0.0}
     with Driver("vdd_demo", own_domain=True) as driver:
         recorder = _Recorder(driver, progress)
         driver.start(
@@ -151,10 +152,12 @@ def run_demo(
                 "speed": float(speed),
                 "level": level,
                 "seed": seed,
-                "wait_for_recorder": True,
+                "wait_for_start": True,
             },
             ends=True,
         )
+        driver.spin_until(recorder.hears_robot, timeout_s=_START_S, what="robot that is heard")
+        recorder.start_robot()
         limit_s = _START_S + episodes * _LONGEST_EPISODE_S / speed
         driver.spin_until(
             lambda: len(recorder.outcomes) >= episodes,
@@ -181,14 +184,30 @@ class _Recorder:
         self._ticks: dict[str, list[dict[str, float]]] = {"policy": [], "teacher": []}
         node.create_subscription(JointState, "robot_state", self._on_state, _RECORD_QOS)
         node.create_subscription(DiagnosticStatus, "sim/outcome", self._on_outcome, _RECORD_QOS)
+        self._start = node.create_publisher(Empty, "sim/start", LATCHED)
         for name in self._ticks:
             node.create_subscription(
                 Float64MultiArray, f"{name}/status", partial(self._on_status, name), _RECORD_QOS
             )
 
     def nodes_ready(self) -> bool:
-        """Tell whether both policies listen to the robot that is still to come."""
-        return self._node.count_subscribers("robot_state") >= 3
+        """Tell whether both policies are configured and their status will be heard."""
+        count = self._node.count_publishers
+        return self._node.count_subscribers("robot_state") >= 3 and all(
+            count(f"{name}/status") for name in self._ticks
+        )
+
+    def hears_robot(self) -> bool:
+        """Tell whether nothing the robot says from now on can be lost.
+
+        Discovery has two directions, which may be seconds apart: only a message that arrived
+        proves that this side knows the robot.
+        """
+        return bool(self._position_at) and self._node.count_publishers("sim/outcome") > 0
+
+    def start_robot(self) -> None:
+        """Let the first episode begin."""
+        self._start.publish(Empty())
 
     def result(self, files: dict[str, str]) -> DemoResult:
         """Put together what was recorded."""

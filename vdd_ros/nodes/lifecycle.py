@@ -140,6 +140,7 @@ class PolicyShell(LifecycleNode):
                 shadow=self.value("role") == "shadow",
                 timed=self.value("trigger") == "timer",
                 frame_id=self.value("frame_id"),
+                discovery_s=self.value("discovery_s"),
             )
             facts = {
                 "contract": loaded.contract.name,
@@ -157,10 +158,10 @@ class PolicyShell(LifecycleNode):
     def _activate(self) -> None:
         if self.wiring is None:
             raise RuntimeError("activated without being configured")
+        self.wiring.start()
         # What exists now lives as long as the node: looking through it again costs ticks.
         gc.collect()
         gc.freeze()
-        self.wiring.start()
 
     def _stop(self, reason: str) -> None:
         if self.wiring is not None:

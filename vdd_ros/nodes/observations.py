@@ -66,9 +66,12 @@ class ObservationCollector:
         self.sources = [_source(contract, fields) for fields in _by_topic(contract.observations)]
         self.max_age_ns = min(source.max_age_ns for source in self.sources)
         """The strictest limit of all."""
+        self._not_before_ns = NEVER
 
     def accept(self, source: Source, message: Any, now_ns: int) -> bool:  # noqa: ANN401
         """Take a message; return True when every topic has a new sample.
+
+        A sample from before the last `reset` is ignored: it was still on its way.
 
         The header's stamp counts where there is one; a zero stamp means the driver does not
         stamp, then and without a header the time of receipt counts.
@@ -80,6 +83,9 @@ class ObservationCollector:
         if source.stamped:
             stamp = message.header.stamp
             stamp_ns = stamp.sec * 1_000_000_000 + stamp.nanosec or now_ns
+        # Older by more than an age: the clock was set back, and the limit means nothing any more.
+        if 0 <= self._not_before_ns - stamp_ns < self.max_age_ns:
+            return False
         try:
             self.row[source.columns] = source.decoder.read(message)
         except VddError as error:
@@ -126,8 +132,9 @@ class ObservationCollector:
         bad = [self.labels[i] for i in np.flatnonzero(~np.isfinite(self.row))]
         return f"non-finite observation {', '.join(bad)}"
 
-    def reset(self) -> None:
-        """Forget all samples, as after activation or when the clock went backwards."""
+    def reset(self, now_ns: int = NEVER) -> None:
+        """Forget all samples, and ignore those stamped up to ``now_ns``."""
+        self._not_before_ns = now_ns
         for source in self.sources:
             source.stamp_ns = NEVER
             source.fresh = False

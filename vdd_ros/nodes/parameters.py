@@ -120,6 +120,14 @@ SHELL = (
         choices=("auto", "events", "single"),
     ),
     Spec("frame_id", "", "Put into the header of stamped commands."),
+    Spec(
+        "discovery_s",
+        1.0,
+        "Longest wait at configure for publishers of the observed topics, so that a wrong type is "
+        "refused before anything moves. Later ones are found later, and held.",
+        low=0.0,
+        high=60.0,
+    ),
 )
 """Parameters of every node on the lifecycle shell."""
 
@@ -219,10 +227,10 @@ SIM = (
         high=1000.0,
     ),
     Spec(
-        "wait_for_recorder",
+        "wait_for_start",
         False,
-        "Begin an episode only while somebody subscribes to ~/outcome, so that a recorder misses "
-        "none.",
+        "Start the first episode at the first message on ~/start: a recorder sends it when it "
+        "hears the robot, since two nodes may find each other seconds apart.",
     ),
     Spec("publish_clock", False, "Publish /clock at speed 1.0 too, for nodes with use_sim_time."),
     Spec(

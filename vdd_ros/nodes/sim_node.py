@@ -23,6 +23,7 @@ from sensor_msgs.msg import JointState
 from std_msgs.msg import Empty
 
 from vdd_ros.core.errors import VddError
+from vdd_ros.nodes.diagnostics import LATCHED
 from vdd_ros.nodes.executor import run_node
 from vdd_ros.nodes.parameters import SIM, declare
 from vdd_ros.tasks.avoiding import AvoidingTask, mode_name
@@ -30,8 +31,9 @@ from vdd_ros.tasks.avoiding import AvoidingTask, mode_name
 JOINTS = ("x", "y", "x_desired", "y_desired")
 """Names in ``robot_state``, in metres."""
 SETTLE_PERIODS = 3
-"""Periods at the start of an episode in which the robot stands still and obeys nobody: time for
-every node to hear of the new episode before its answers count."""
+SETTLE_S = 0.1
+"""At the start of an episode the robot stands still and obeys nobody for so many periods and, in
+wall time, for at least so long: every node hears of the new episode before its answers count."""
 
 _NS = 1_000_000_000
 
@@ -60,7 +62,6 @@ class SimNode(Node):
         self._rng = np.random.default_rng(self.get_parameter("seed").value)
         self._dt_ns = round(self._task.dt_s * _NS)
         self._period_s = self._task.dt_s / self._speed
-        self._wait_for_recorder: bool = self.get_parameter("wait_for_recorder").value
         # Reliable publishers reach both kinds of subscribers, and recorders lose nothing.
         reliable = QoSProfile(depth=10)
         self._state = self.create_publisher(JointState, "robot_state", reliable)
@@ -71,9 +72,11 @@ class SimNode(Node):
             self.create_publisher(Clock, "/clock", reliable) if simulated else None
         )
         self.create_subscription(PointStamped, "command", self._on_command, QoSProfile(depth=1))
+        self.create_subscription(Empty, "~/start", self._on_start, LATCHED)
         self._message: Any = JointState(name=list(JOINTS))
         self._wall_ns = time.time_ns()
         self._episode = 0
+        self._waiting: bool = self.get_parameter("wait_for_start").value
         self._deadline_s = time.monotonic()
 
     def begin(self) -> None:
@@ -105,7 +108,7 @@ class SimNode(Node):
     def _reset(self) -> None:
         self._task.reset(1, self._rng)
         self._command: tuple[float, float] | None = None
-        self._settle = SETTLE_PERIODS
+        self._settle = max(SETTLE_PERIODS, math.ceil(SETTLE_S / self._period_s))
         self._accept_from_ns = self._begin_ns = self._last_ns = -1
         self._steps = 0
         self._missed = 0
@@ -115,7 +118,7 @@ class SimNode(Node):
         """One control step: apply the command, move, tell where the robot is."""
         now_ns = self._tick_clock()
         if self._settle > 0:
-            self._settle -= self._heard()
+            self._settle -= not self._waiting
             if self._settle == 0:
                 self._accept_from_ns = now_ns
         elif self._command is not None or self._steps:
@@ -127,10 +130,6 @@ class SimNode(Node):
         self._publish_state(now_ns)
         if self._task.done[0]:
             self._finish()
-
-    def _heard(self) -> bool:
-        """Tell whether an episode may begin: nobody is waited for, or a recorder listens."""
-        return not self._wait_for_recorder or self._outcome.get_subscription_count() > 0
 
     def _tick_clock(self) -> int:
         if self._clock_publisher is None:
@@ -190,6 +189,12 @@ class SimNode(Node):
         if self._episodes and self._episode >= self._episodes:
             self.exit_code = 0
         else:
+            self._reset()
+
+    def _on_start(self, message: Empty) -> None:
+        del message
+        if self._waiting:
+            self._waiting = False
             self._reset()
 
     def _on_command(self, message: PointStamped) -> None:

@@ -60,6 +60,8 @@ class RunSettings:
     """Tick by a timer instead of by observations."""
     frame_id: str
     """For the header of stamped commands."""
+    discovery_s: float
+    """Longest wait for publishers whose type can be compared."""
 
 
 class Wiring:
@@ -97,13 +99,18 @@ class Wiring:
                     Empty, contract.reset_topic, self._on_reset, QoSProfile(depth=1), None
                 )
             self._make_timers()
-            check_publishers(node, [(s.topic, s.type) for s in self.loop.collector.sources])
+            check_publishers(node, self._topics(), wait_s=settings.discovery_s)
         except BaseException:
             self.destroy()
             raise
 
     def start(self) -> None:
-        """Activate the loop and its timers."""
+        """Activate the loop and its timers.
+
+        Raises:
+            VddError: a topic is published with another type by now.
+        """
+        check_publishers(self._node, self._topics())
         self.loop.start()
         self._holding = False
         self._beat.reset()
@@ -122,6 +129,9 @@ class Wiring:
         """Remove all entities from the node."""
         while self._undo:
             self._undo.pop()()
+
+    def _topics(self) -> list[tuple[str, str]]:
+        return [(source.topic, source.type) for source in self.loop.collector.sources]
 
     def _now_ns(self) -> int:
         now: int = self._node.get_clock().now().nanoseconds
@@ -214,7 +224,7 @@ class Wiring:
 
     def _on_reset(self, message: Empty) -> None:
         del message
-        self.loop.restart_episode()
+        self.loop.restart_episode(self._now_ns())
 
     def _on_summary(self) -> None:
         sources = [s for s in self.loop.collector.sources if s.stamp_ns == NEVER]
