@@ -78,6 +78,21 @@ def test_expert_gradient_equals_that_of_the_exact_divergence_of_two_gaussians():
     assert ((got - wanted).abs() <= bound).all()
 
 
+def test_the_metric_turns_the_gradient_of_a_mean_into_the_step_to_the_optimum():
+    """One Gaussian q, one Gaussian teacher of the same covariance: Sigma s is the displacement."""
+    one = random_mixture(1, 1, 1, 3)
+    target = one._replace(mean=one.mean + torch.randn(1, 1, 1, 3, dtype=torch.float64))
+    mean = one.mean.clone().requires_grad_()
+    mixture = one._replace(mean=mean)
+    weights = torch.ones(1, 1, dtype=torch.float64)
+    experts, weight = choose_experts(weights, 1)
+    action = reparameterized_actions(mixture, experts, 4)
+    score = mixture_score(action.detach().flatten(1, 2), target).view_as(action)
+    loss = vdd_path_loss(action, weight, score, mixture, one.scale_tril @ one.scale_tril.mT)
+    (gradient,) = torch.autograd.grad(loss, mean)
+    torch.testing.assert_close(gradient, (one.mean - target.mean))
+
+
 def test_published_responsibilities_lose_the_repulsion_at_nine_dimensions():
     """Regressions pinned: exp, + 1e-8, log.
 

@@ -18,6 +18,7 @@ from vdd_ros.distill import checkpoint
 from vdd_ros.distill.checkpoint import load_student, load_teacher
 from vdd_ros.distill.kmeans import kmeans
 from vdd_ros.distill.mixture_training import DistillSettings, MixtureTraining, place_experts
+from vdd_ros.distill.objectives import em_expert_loss
 from vdd_ros.distill.pipeline import distill, train_teacher
 from vdd_ros.distill.student import GaussianMixtureOfExperts, StudentSettings
 from vdd_ros.distill.targets import Targets, teacher_targets
@@ -112,6 +113,26 @@ def test_vdd_keeps_all_modes_of_the_ring_and_sharpens_them():
     distance = torch.cdist(teacher.means[:, 0], mixture.flat_mean[0])
     assert (distance.amin(1) < 0.1).all()
     assert torch.diagonal(mixture.scale_tril[0], dim1=-2, dim2=-1).max() < 0.25
+
+
+def test_forward_kl_leads_from_vdd_to_em():
+    """The mixed gradient is the weighted sum of the two pure ones; at 1 it is EM's."""
+    teacher, student = ring_teacher(3), toy_student(n_experts=3)
+    obs, action = torch.zeros(16, 1, 1), torch.randn(16, 8, 2)
+
+    def gradient(share):
+        torch.manual_seed(3)  # the same reparameterised actions each time
+        method = toy_vdd(teacher, student, forward_kl=share, n_iters=10)
+        torch.manual_seed(4)
+        loss = method.expert_loss(student(obs), obs, action, 0)
+        return torch.autograd.grad(loss, student.head.mean.bias)[0]
+
+    (em,) = torch.autograd.grad(em_expert_loss(action, student(obs)), student.head.mean.bias)
+    torch.testing.assert_close(gradient(1.0), em)
+    assert (gradient(0.0) - em).abs().max() > 0.1
+    torch.testing.assert_close(gradient(0.25), 0.75 * gradient(0.0) + 0.25 * em)
+    with pytest.raises(VddError, match="forward_kl: got 2, expected 0 to 1"):
+        DistillSettings(forward_kl=2)
 
 
 def test_em_increases_the_likelihood_of_its_targets(demos, tmp_path):
@@ -225,7 +246,8 @@ def test_every_method_goes_from_demonstrations_to_a_loadable_run(demos, tmp_path
 @pytest.mark.parametrize("choice", [
     {"gate_source": "data"}, {"warm_start": "kmeans"}, {"warm_start": "none"},
     {"expert_weight": "gate"}, {"expert_weight": "uniform"}, {"sigma_rule": "uniform"},
-    {"estimator": "paper"}, {"estimator": "diffused"}, {"detach_gate": False}, {"ema_decay": 0.0},
+    {"estimator": "paper"}, {"estimator": "diffused"}, {"natural": False}, {"forward_kl": 0.5},
+    {"detach_gate": True}, {"ema_decay": 0.0},
 ])  # fmt: skip
 def test_every_option_of_vdd_trains(demos, tmp_path, choice):
     from dataclasses import replace

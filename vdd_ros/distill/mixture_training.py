@@ -1,8 +1,8 @@
 """What VDD and its EM controls share: everything but the experts' objective and the targets.
 
 One iteration draws a minibatch, computes the mixture once, and takes an expert step and a gate
-step from it: their parameters are disjoint (the gate reads detached features), so the two steps of
-the published alternation lose nothing by sharing the forward pass.
+step from it: neither loss has a gradient in the other's head, so the two steps of the published
+alternation can share the forward pass.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class DistillSettings:
     """Peak learning rate of the gate."""
     ema_decay: float = 0.995
     """Decay of the averaged weights, which act; 0 keeps the raw weights."""
-    detach_gate: bool = True
+    detach_gate: bool = False
     """Train only the gate's own layers on the gate loss, as published."""
     noise: NoiseSettings = field(default_factory=NoiseSettings)
     """Observation noise: the teacher is asked beside the demonstrations, too."""
@@ -75,11 +75,19 @@ class DistillSettings:
     estimator: Estimator = "path"
     """vdd: path (low variance), paper (the published surrogate) or diffused (noised student)."""
     expert_weight: ExpertWeight = "floor"
-    """vdd: weight of an expert's loss: gate (the bound), uniform, or floor (half and half)."""
+    """vdd: gate the expert step assumes: gate (the bound), uniform, or floor (half and half)."""
+    forward_kl: float = 0.0
+    """vdd: share of maximum likelihood on the gate's target actions in the expert loss.
+
+    0 is the published objective, 1 is EM. With ``gate_source: data`` a share of the student then
+    comes from the demonstrations directly, not through the teacher.
+    """
     experts_per_state: int = 2
     """vdd: experts drawn per state, importance-corrected; as many as there are takes all."""
     samples_per_expert: int = 2
     """vdd: actions per drawn expert."""
+    natural: bool = True
+    """vdd, path and diffused: scale each expert's gradient by its covariance."""
     sigma_rule: SigmaRule = "anneal"
     """vdd: anneal sigma_start to sigma_end, uniform between them, or fixed at sigma_end."""
     sigma_start: float = 0.3
@@ -114,6 +122,8 @@ class DistillSettings:
             )
         if not (self.learning_rate > 0 and self.gate_learning_rate > 0):
             raise VddError("learning_rate and gate_learning_rate: expected positive numbers")
+        if not 0 <= self.forward_kl <= 1:
+            raise VddError(f"forward_kl: got {self.forward_kl}, expected 0 to 1")
         if not 0 <= self.ema_decay < 1:
             raise VddError(f"ema_decay: got {self.ema_decay}, expected 0 <= ema_decay < 1")
 

@@ -43,11 +43,11 @@ ExpertWeight = Literal["gate", "uniform", "floor"]
 def expert_weights(
     gating_logits: Float[Tensor, "B K"], kind: ExpertWeight
 ) -> Float[Tensor, "B K"]:
-    """Return each expert's weight in the expert loss; rows sum to one; no gradient.
+    """Return the gate that the expert step assumes; rows sum to one; no gradient.
 
     ``gate`` is the bound U itself. Under it an expert without gate weight gets no gradient and
-    stays dead, so ``floor`` (the default) mixes half the gate with half ``uniform``: the optimum
-    of each expert is the same, because the weight only scales its own problem.
+    stays dead, so ``floor`` (the default) mixes half the gate with half ``uniform``: U for a gate
+    that gives everyone a share.
 
     Raises:
         VddError: unknown kind.
@@ -105,6 +105,7 @@ def vdd_path_loss(
     weight: Float[Tensor, "B M"],
     teacher_score: Float[Tensor, "B M S D"],
     mixture: MixtureParameters,
+    metric: Float[Tensor, "B M D D"] | None = None,
 ) -> Float[Tensor, ""]:
     r"""Expert loss whose gradient is the path derivative of U.
 
@@ -118,10 +119,18 @@ def vdd_path_loss(
     the mixture's own score in closed form minus the teacher's. Its mean is that of
     `vdd_paper_loss`; its variance vanishes at the optimum, where the two scores are equal.
     The value of this loss means nothing, only its gradient does.
+
+    With a ``metric`` (the drawn experts' covariances) the difference of scores becomes a step in
+    units of the action, as the natural gradient of a Gaussian's mean is (Amari, 1998; Arenz et
+    al., 2018, for mixtures). It is invertible and the same for all of an expert's samples, so at
+    any one state the gradient is zero where it was; in a network that states and experts share,
+    narrow experts, whose scores are large, no longer drown all others.
     """
     flat = action.detach().flatten(1, 2)
     own_score = mixture_score(flat, mixture.detach()).view_as(action)
     direction = own_score - teacher_score
+    if metric is not None:
+        direction = torch.einsum("bmij,bmsj->bmsi", metric.detach(), direction)
     return _weighted(weight, (direction * action).sum(-1).mean(-1))
 
 

@@ -12,14 +12,16 @@ into Mixture of Experts", NeurIPS 2024, arXiv:2406.12538. Each iteration:
 What differs from the published code, and why: log-sum-exp throughout (theirs loses the repulsion
 between experts in more than a few dimensions), the path-derivative estimator (about a tenth of the
 variance), variance-exploding coordinates for every teacher (theirs shrinks the means under a VP
-teacher), a floor under the expert weights (an expert without weight never comes back), sub-sampled
-experts, and a start from k-means and EM on teacher samples (random starts cover half the modes).
+teacher), a floor under the expert weights (an expert without weight never comes back), gradients
+scaled by each expert's covariance (else narrow experts drown the others in the shared network), a
+gate that trains the trunk, too, sub-sampled experts, and a start from k-means and EM on teacher
+samples (random starts cover half the modes).
 """
 
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from vdd_ros.core.errors import VddError
@@ -75,29 +77,56 @@ class VddTraining(MixtureTraining):
         iteration: int,
     ) -> Float[Tensor, ""]:
         """Return the expert loss of the warm start or of VDD (equation 11 of the paper)."""
-        if iteration < self._warm_iters:
-            return em_expert_loss(action, mixture)
+        share = 1.0 if iteration < self._warm_iters else self.settings.forward_kl
+        if share == 0:
+            return self._reverse_kl(mixture, obs, iteration)
+        likelihood = em_expert_loss(action, mixture)
+        if share == 1:
+            return likelihood
+        # Reverse KL is about the quality of every expert, forward KL about covering every mode;
+        # their weighted sum is a Jeffreys-like divergence.
+        return (1.0 - share) * self._reverse_kl(mixture, obs, iteration) + share * likelihood
+
+    def _reverse_kl(
+        self, mixture: MixtureParameters, obs: Float[Tensor, "B T O"], iteration: int
+    ) -> Float[Tensor, ""]:
+        """Return the expert loss of VDD at this iteration's sigma."""
         settings = self.settings
         weights = expert_weights(mixture.gating_logits, settings.expert_weight)
+        # The expert step sees the mixture with these weights, not only its loss: an expert that
+        # is weighted by one gate and judged by another, smaller one has no entropy to keep and
+        # shrinks to a point that no responsibility ever finds again.
+        mixture = mixture._replace(gating_logits=weights.log())
         experts, weight = choose_experts(weights, settings.experts_per_state)
         drawn = reparameterized_actions(mixture, experts, settings.samples_per_expert)
         sigma = self.sigma(iteration, len(obs))
+        metric = self.metric(mixture, experts) if settings.natural else None
         if settings.estimator == "path":
-            return vdd_path_loss(drawn, weight, self.teacher_score(drawn, sigma, obs), mixture)
+            return vdd_path_loss(
+                drawn, weight, self.teacher_score(drawn, sigma, obs), mixture, metric
+            )
         if settings.estimator == "paper":
             target = self.teacher_score(drawn, sigma, obs)
             return vdd_paper_loss(drawn, experts, weight, target, mixture)
         if settings.estimator == "diffused":
             # Judged by p_sigma, the student is noised by sigma as well: q * N(0, sigma^2 I)
             # against pi * N(0, sigma^2 I) has its optimum at q = pi for every sigma, where the
-            # two other forms end at covariances that are sigma^2 I too wide. The weight sigma^2
-            # keeps the score's magnitude the same along the run.
+            # two other forms end at covariances that are sigma^2 I too wide. Without the metric,
+            # the weight sigma^2 keeps the score's magnitude the same along the run.
             width = sigma[:, None, None, None]
             noised = drawn + width * torch.randn_like(drawn)
             target = self.teacher_score(noised, sigma, obs)
             wider = diffuse(mixture.detach(), sigma)
-            return vdd_path_loss(noised, weight * sigma[:, None] ** 2, target, wider)
+            scale = weight if settings.natural else weight * sigma[:, None] ** 2
+            return vdd_path_loss(noised, scale, target, wider, metric)
         raise VddError(f"estimator: unknown '{settings.estimator}'; known: path, paper, diffused")
+
+    def metric(
+        self, mixture: MixtureParameters, experts: Int[Tensor, "B M"]
+    ) -> Float[Tensor, "B M D D"]:
+        """Return the covariances of the drawn experts."""
+        factor = mixture.scale_tril[torch.arange(len(experts))[:, None], experts]
+        return factor @ factor.mT
 
     def sigma(self, iteration: int, batch: int) -> Float[Tensor, " B"]:
         """Return the sigma each state's actions are judged at."""

@@ -1,0 +1,31 @@
+"""The settings files of this room: every one of them loads, strictly."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from vdd_ros.core.config_io import load_yaml
+from vdd_ros.core.errors import VddError
+from vdd_ros.distill.mixture_training import DistillSettings
+from vdd_ros.distill.teachers.edm import TeacherSettings
+
+CONFIG = Path(__file__).parents[2] / "config"
+
+
+@pytest.mark.parametrize(
+    ("folder", "settings"), [("train", TeacherSettings), ("distill", DistillSettings)]
+)
+def test_every_settings_file_loads(folder, settings):
+    files = sorted((CONFIG / folder).glob("*.yaml"))
+    assert files
+    for path in files:
+        load_yaml(settings, path)
+
+
+def test_a_typo_in_a_settings_file_is_answered_with_the_right_name(tmp_path):
+    path = tmp_path / "toy.yaml"
+    path.write_text("student:\n  n_expert: 8\n")
+    with pytest.raises(VddError, match=r"n_expert'; did you mean 'n_experts'"):
+        load_yaml(DistillSettings, path)
