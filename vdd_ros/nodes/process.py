@@ -16,7 +16,6 @@ import vdd_ros
 from vdd_ros.core.errors import VddError
 
 _GRACE_S = 5.0
-"""Time a node has for each of SIGINT and SIGTERM before the next, harder signal."""
 _LIBC = ctypes.CDLL(None)  # loaded here: nothing may be loaded between fork and exec
 _PR_SET_PDEATHSIG = 1
 # What the ROS wheels' start-up code sets for one interpreter and must not reach another one's.
@@ -36,6 +35,7 @@ class NodeProcess:
         environment: Mapping[str, str] | None = None,
         python: str = sys.executable,
         ends: bool = False,
+        grace_s: float = _GRACE_S,
     ) -> None:
         """Start ``python -m module``.
 
@@ -47,7 +47,9 @@ class NodeProcess:
             environment: variables to set on top of this process's.
             python: interpreter, this one by default.
             ends: it ends by itself; exit code 0 then is not a death.
+            grace_s: time it has for each of SIGINT and SIGTERM before the next, harder signal.
         """
+        self._grace_s = grace_s
         self.ends = ends
         self.name = f"{namespace}/{module.rpartition('.')[2]}".lstrip("/")
         ros = [*arguments]
@@ -111,7 +113,7 @@ class NodeProcess:
                 break
             self.send(number)
             try:
-                self._process.wait(_GRACE_S)
+                self._process.wait(self._grace_s)
             except subprocess.TimeoutExpired:
                 continue
         return self._process.wait()
