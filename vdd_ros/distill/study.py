@@ -22,7 +22,7 @@ from vdd_ros.core.config_io import load_json, load_yaml, to_dict, write_atomic
 from vdd_ros.core.errors import VddError
 from vdd_ros.core.shipped import shipped_file
 
-Row = Literal["teacher", "teacher-1", "vdd", "em", "em-teacher"]
+Row = Literal["teacher", "teacher-1", "vdd", "vdd-forward", "em", "em-teacher"]
 
 # 97.5 % quantiles of Student's t by degrees of freedom: a table of ten beats a dependency.
 _T975 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
@@ -31,6 +31,7 @@ _NAMES = {
     "teacher": "teacher",
     "teacher-1": "teacher, one step",
     "vdd": "VDD",
+    "vdd-forward": "VDD + forward KL",
     "em": "EM on data",
     "em-teacher": "EM on teacher samples",
 }
@@ -52,8 +53,10 @@ class StudySettings:
     """Scripted demonstrations, where the data is `scripted`."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """Training seeds; each trains its own teacher."""
-    rows: tuple[Row, ...] = ("teacher", "teacher-1", "vdd", "em", "em-teacher")
+    rows: tuple[Row, ...] = ("teacher", "teacher-1", "vdd", "vdd-forward", "em", "em-teacher")
     """What to compare."""
+    forward_kl: float = 0.5
+    """Share of forward KL in the row `vdd-forward`; the row `vdd` has none."""
     n_iters: dict[str, int] = field(default_factory=dict)
     """Iterations per student method where they differ from the settings file's, so that the
     methods can be given the same processor time."""
@@ -224,12 +227,13 @@ def _run_pair(settings: StudySettings, data: str, folder: Path, level: str, seed
         else:
             nfe, out = 1, here / method
             n_iters = settings.n_iters.get(method, base.n_iters)
+            forward_kl = settings.forward_kl if method == "vdd-forward" else 0.0
             result = distill(
                 teacher_dir,
                 demos,
-                replace(base, seed=seed, n_iters=n_iters),
+                replace(base, seed=seed, n_iters=n_iters, forward_kl=forward_kl),
                 out_dir=out,
-                method=method,
+                method="vdd" if method == "vdd-forward" else method,
                 resume=(out / SETTINGS).exists(),
             )
             policy, cpu_s = student_policy(result.student), result.training_cpu_s
