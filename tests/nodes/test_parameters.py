@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 import rclpy
 from rclpy.context import Context
@@ -23,7 +25,7 @@ def node_with(context: Context, **overrides: object) -> Node:
 
 
 @pytest.fixture
-def context() -> Context:
+def context() -> Iterator[Context]:
     """A ROS context of its own; nothing here talks to anybody."""
     made = Context()
     rclpy.init(context=made)
@@ -74,6 +76,7 @@ def test_declared_values_are_read_back(context: Context) -> None:
         ("rate_hz", -5.0, "allowed: 0 to 10000"),
         ("n_threads", 0, "allowed: 1 to 64"),
         ("autostart", "yes", "as true or false"),
+        ("rolle", "shadow", "unknown parameter 'rolle'; did you mean 'role'"),
     ],
 )
 def test_bad_values_at_start_are_user_errors(
@@ -83,6 +86,14 @@ def test_bad_values_at_start_are_user_errors(
     node = node_with(context, **{name: value})
     with pytest.raises(VddError, match=expected):
         declare(node, SHELL)
+    node.destroy_node()
+
+
+def test_parameters_of_other_nodes_are_ignored(context: Context) -> None:
+    """One YAML file may serve several nodes."""
+    node = node_with(context, gripper_force=3.0)
+    declare(node, SHELL)
+    assert not node.has_parameter("gripper_force")
     node.destroy_node()
 
 

@@ -117,6 +117,8 @@ def test_wrong_files_and_contracts_end_with_exit_code_2(
         ({"role": "comand"}, "did you mean 'command'"),
         ({"rate_hz": 60}, "as a decimal like 60.0"),
         ({"rate_hz": -1.0}, "rate_hz"),
+        ({"rolle": "shadow"}, "did you mean 'role'"),
+        ({"use_sim_time": 3}, "correct the arguments after --ros-args"),
         ({"selection.rule": "pinned", "selection.pinned_expert": 9}, "experts 0 to 3"),
     ],
 )

@@ -10,15 +10,14 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 import rclpy
 from rclpy.context import Context
-from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
 
 from vdd_ros.core.errors import VddError
+from vdd_ros.nodes.executor import make_executor
 from vdd_ros.nodes.process import NodeProcess, check_alive
 
 _POLL_S = 0.1
@@ -153,9 +152,7 @@ class Driver:
                 signal_handler_options=SignalHandlerOptions.NO,
             )
         self.node = Node(self._name, context=self.context)
-        # Not the EventsExecutor: its clean-up depends on the rclpy release, and a recorder that
-        # lives inside the caller's process must leave nothing behind.
-        self.executor: Any = SingleThreadedExecutor(context=self.context)
+        self.executor, _ = make_executor("auto", self.context)
         self.executor.add_node(self.node)
 
     def _alone(self) -> bool:

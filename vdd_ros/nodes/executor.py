@@ -15,6 +15,8 @@ from types import FrameType
 from typing import Any, Protocol
 
 import rclpy
+from rclpy.context import Context
+from rclpy.exceptions import InvalidParameterTypeException
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.logging import get_logger
@@ -77,11 +79,12 @@ class StopRequest:
         self._event.set()
 
 
-def make_executor(kind: str) -> tuple[Any, str]:
+def make_executor(kind: str, context: Context | None = None) -> tuple[Any, str]:
     """Return an executor and one line on the choice.
 
     Args:
         kind: ``events``, ``single``, or ``auto``: events where this rclpy has it.
+        context: the ROS context; rclpy's default one when None.
 
     Raises:
         VddError: ``events`` was asked for and is not there.
@@ -90,14 +93,16 @@ def make_executor(kind: str) -> tuple[Any, str]:
         try:
             from rclpy.experimental.events_executor import EventsExecutor
 
-            return EventsExecutor(), "EventsExecutor"
+            return EventsExecutor(context=context), "EventsExecutor"
         except (ImportError, AttributeError) as error:
             if kind == "events":
                 raise VddError(
                     f"executor: this rclpy has no EventsExecutor ({error}); use executor single"
                 ) from None
-            return SingleThreadedExecutor(), f"SingleThreadedExecutor (no EventsExecutor: {error})"
-    return SingleThreadedExecutor(), "SingleThreadedExecutor"
+            return SingleThreadedExecutor(
+                context=context
+            ), f"SingleThreadedExecutor (no EventsExecutor: {error})"
+    return SingleThreadedExecutor(context=context), "SingleThreadedExecutor"
 
 
 def run_node(make: Callable[[], Node], args: Sequence[str] | None = None) -> int:
@@ -107,13 +112,10 @@ def run_node(make: Callable[[], Node], args: Sequence[str] | None = None) -> int
         make: builds the node; an ``executor`` parameter on it chooses the executor.
         args: command line, ``sys.argv`` by default.
     """
-    rclpy.init(
-        args=None if args is None else list(args), signal_handler_options=SignalHandlerOptions.NO
-    )
     stop = StopRequest()
     node: Any = None
     try:
-        node = make()
+        node = _start(make, args)
         return _spin(node, stop)
     except VddError as error:
         logger = node.get_logger() if node is not None else get_logger("vdd_ros")
@@ -123,6 +125,19 @@ def run_node(make: Callable[[], Node], args: Sequence[str] | None = None) -> int
         if node is not None:
             _end(node, stop)
         try_shutdown()
+
+
+def _start(make: Callable[[], Node], args: Sequence[str] | None) -> Node:
+    try:
+        rclpy.init(
+            args=None if args is None else list(args),
+            signal_handler_options=SignalHandlerOptions.NO,
+        )
+        return make()
+    except (rclpy_implementation.RCLError, InvalidParameterTypeException) as error:
+        # rcl adds where in its own sources it noticed; the user needs what was wrong.
+        what = str(error).partition(", at /")[0]
+        raise VddError(f"{what}; correct the arguments after --ros-args") from None
 
 
 def _spin(node: Any, stop: StopRequest) -> int:  # noqa: ANN401 - a Node that is a RunnableNode

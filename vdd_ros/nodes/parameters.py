@@ -255,7 +255,8 @@ def declare(node: Node, specs: Iterable[Spec], check: Check | None = None) -> No
         check: looks at all of them together, after a change.
 
     Raises:
-        VddError: a value given at start has the wrong type, is out of range or not a choice.
+        VddError: a value given at start has the wrong type, is out of range or not a choice, or
+            its name is a misspelt one of the table.
     """
     table = {spec.name: spec for spec in specs}
     for spec in table.values():
@@ -274,6 +275,8 @@ def declare(node: Node, specs: Iterable[Spec], check: Check | None = None) -> No
         fault = spec.fault(value)
         if fault:
             raise VddError(fault)
+
+    _refuse_misspelt(node, table)
 
     def on_set(changes: list[Parameter]) -> SetParametersResult:
         for change in changes:
@@ -300,3 +303,19 @@ def read(node: Node, specs: Iterable[Spec]) -> dict[str, Any]:
 def _example(spec: Spec) -> str:
     kind = {bool: "true or false", int: "a whole number like 1", float: "a decimal like 60.0"}
     return f"{spec.name} as {kind.get(type(spec.default), 'a text')}"
+
+
+def _refuse_misspelt(node: Node, table: dict[str, Spec]) -> None:
+    """Look through parameters given at start that no node declares; ROS ignores them silently.
+
+    A near miss is an error: ``rolle: shadow`` would otherwise move a robot. Others are a warning,
+    since one YAML file may serve several nodes.
+    """
+    given: dict[str, object] = getattr(node, "_parameter_overrides", {})
+    for name in given:
+        if name in table or node.has_parameter(name) or name.startswith("qos_overrides."):
+            continue
+        hint = did_you_mean(name, table)
+        if "did you mean" in hint:
+            raise VddError(f"unknown parameter '{name}'{hint}")
+        node.get_logger().warning(f"parameter '{name}' is not one of this node and is ignored")
