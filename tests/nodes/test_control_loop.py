@@ -442,3 +442,21 @@ def test_contracts_that_do_not_fit_ros_are_refused(field: ObservationField, expe
     """Whatever the contract leaves open for ROS is an error when the node configures."""
     with pytest.raises(VddError, match=expected):
         ObservationCollector(contract(observations=(contract().observations[0], field)))
+
+
+def test_action_fields_go_to_their_own_topics_and_may_share_one() -> None:
+    """Each topic gets its part of the command vector, whatever the order of the fields."""
+    arm, gripper = "sensor_msgs/msg/JointState", "std_msgs/msg/Float64"
+    fields = (
+        ActionField("b", 1, topic="arm", type=arm, select=("position.b",)),
+        ActionField("grip", 1, topic="gripper", type=gripper),
+        ActionField("a", 1, topic="arm", type=arm, select=("position.a",)),
+    )
+    joints, single = make_sinks(contract(actions=fields), step_s=0.01, frame_id="base")
+    rows = np.array([[1.0, 2.0, 3.0]])
+    message = joints.write(rows, 3_000_000_007)
+    assert dict(zip(message.name, message.position, strict=True)) == {"b": 1.0, "a": 3.0}
+    assert (message.header.stamp.sec, message.header.stamp.nanosec) == (3, 7)
+    assert message.header.frame_id == "base"
+    assert single.write(rows, 0).data == 2.0
+    assert (joints.topic, single.topic) == ("arm", "gripper")
