@@ -12,7 +12,16 @@ from rclpy.parameter import Parameter
 
 from vdd_ros.core.errors import VddError
 from vdd_ros.core.gating import SelectionSettings
-from vdd_ros.nodes.parameters import SAMPLER, SELECTION, SHELL, SIM, Spec, declare, read
+from vdd_ros.nodes.parameters import (
+    SAMPLER,
+    SELECTION,
+    SHELL,
+    SIM,
+    Spec,
+    declare,
+    parse_value,
+    read,
+)
 from vdd_ros.runtime.diffusion_policy import DiffusionSettings
 from vdd_ros.tasks.avoiding import LEVELS
 
@@ -117,3 +126,28 @@ def test_a_check_sees_all_parameters_as_they_would_be(context: Context) -> None:
     (result,) = node.set_parameters([Parameter("selection.rule", value="best")])
     assert "known: argmax, pinned, sample, sticky" in result.reason
     node.destroy_node()
+
+
+@pytest.mark.parametrize(
+    ("given", "like", "expected"),
+    [
+        ("100", 0.0, 100.0),
+        ("4", 16, 4),
+        ("True", False, True),
+        ("off", True, False),
+        ("007", "", "007"),
+        ("4.5", 16, "nfe: got '4.5', expected a whole number"),
+        ("fast", 0.0, "nfe: got 'fast', expected a number"),
+        ("maybe", False, "nfe: got 'maybe', expected true or false"),
+    ],
+)
+def test_launch_arguments_become_the_declared_type(
+    given: str, like: object, expected: object
+) -> None:
+    """ROS parameters do not change their type, so text is converted or refused by name."""
+    if isinstance(expected, str) and expected.startswith("nfe:"):
+        with pytest.raises(VddError, match=expected):
+            parse_value("nfe", given, like)
+    else:
+        value = parse_value("nfe", given, like)
+        assert (value, type(value)) == (expected, type(like))

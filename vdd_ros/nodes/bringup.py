@@ -14,11 +14,8 @@ from launch.launch_context import LaunchContext
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 
-from vdd_ros.core.errors import VddError
 from vdd_ros.core.shipped import shipped_file
-from vdd_ros.nodes.parameters import Spec, Value
-
-_TRUE, _FALSE = ("true", "1", "yes", "on"), ("false", "0", "no", "off")
+from vdd_ros.nodes.parameters import Spec, parse_value
 
 
 def text(context: LaunchContext, name: str) -> str:
@@ -30,25 +27,6 @@ def text(context: LaunchContext, name: str) -> str:
 def flag(context: LaunchContext, name: str) -> bool:
     """Return a launch argument that is true or false."""
     return parse_value(name, text(context, name), False) is True
-
-
-def parse_value(name: str, given: str, like: Value) -> Value:
-    """Convert the text of an argument to the type of ``like``.
-
-    Raises:
-        VddError: the text is not of that type.
-    """
-    if isinstance(like, bool):
-        if given.lower() in _TRUE + _FALSE:
-            return given.lower() in _TRUE
-        raise VddError(f"{name}: got '{given}', expected true or false")
-    if isinstance(like, str):
-        return given
-    try:
-        return type(like)(given)
-    except ValueError:
-        kind = "a whole number" if isinstance(like, int) else "a number"
-        raise VddError(f"{name}: got '{given}', expected {kind}") from None
 
 
 def node(

@@ -242,6 +242,8 @@ SIM = (
 )
 """Parameters of the simulated robot."""
 
+_TRUE, _FALSE = ("true", "1", "yes", "on"), ("false", "0", "no", "off")
+
 Check = Callable[[dict[str, Any]], str]
 """From the parameters as they would be to a reason against them, or an empty text."""
 
@@ -298,6 +300,25 @@ def declare(node: Node, specs: Iterable[Spec], check: Check | None = None) -> No
 def read(node: Node, specs: Iterable[Spec]) -> dict[str, Any]:
     """Return the present values by name."""
     return {spec.name: node.get_parameter(spec.name).value for spec in specs}
+
+
+def parse_value(name: str, given: str, like: Value) -> Value:
+    """Convert the text of an argument to the type of ``like``.
+
+    Raises:
+        VddError: the text is not of that type.
+    """
+    if isinstance(like, bool):
+        if given.lower() in _TRUE + _FALSE:
+            return given.lower() in _TRUE
+        raise VddError(f"{name}: got '{given}', expected true or false")
+    if isinstance(like, str):
+        return given
+    try:
+        return type(like)(given)
+    except ValueError:
+        kind = "a whole number" if isinstance(like, int) else "a number"
+        raise VddError(f"{name}: got '{given}', expected {kind}") from None
 
 
 def _example(spec: Spec) -> str:
