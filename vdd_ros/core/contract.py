@@ -11,6 +11,7 @@ declared; the action vector that of the action fields.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -33,8 +34,8 @@ class Limits:
 
 
 @dataclass(frozen=True)
-class ObservationField:
-    """One piece of the observation vector and the topic it comes from."""
+class TopicField:
+    """One piece of a vector and where it stands in the messages of a topic."""
 
     key: str
     """Name of the field, unique in the contract."""
@@ -48,26 +49,20 @@ class ObservationField:
     """Where the values stand in the message, by path and NAME, for example ``position.joint1``."""
     unit: str = ""
     """Unit of the values, for example ``m`` or ``rad``."""
+
+
+@dataclass(frozen=True)
+class ObservationField(TopicField):
+    """One piece of the observation vector and the topic it comes from."""
+
     max_age_ms: float = 200.0
     """Older than this the observation is stale and the robot holds."""
 
 
 @dataclass(frozen=True)
-class ActionField:
-    """One piece of the action vector and the topic it goes to."""
+class ActionField(TopicField):
+    """One piece of the action vector and the topic it goes to; ``unit`` is the command's."""
 
-    key: str
-    """Name of the field, unique in the contract."""
-    dim: int
-    """Number of values."""
-    topic: str = ""
-    """Relative topic name; empty where the policy is only evaluated offline."""
-    type: str = ""
-    """Message type, for example ``trajectory_msgs/msg/JointTrajectory``."""
-    select: tuple[str, ...] = ()
-    """Where the values stand in the message, by path and NAME."""
-    unit: str = ""
-    """Unit of the command."""
     relative_to: str = ""
     """Observation key this action is an increment of: command = observation + action.
 
@@ -197,7 +192,7 @@ class PolicyContract:
                 )
 
 
-def _check_fields(fields: tuple[ObservationField, ...] | tuple[ActionField, ...]) -> None:
+def _check_fields(fields: Sequence[TopicField]) -> None:
     seen: set[str] = set()
     for entry in fields:
         if not entry.key or entry.key in seen:
@@ -217,7 +212,7 @@ def _check_fields(fields: tuple[ObservationField, ...] | tuple[ActionField, ...]
             )
 
 
-def _slice(fields: tuple[ObservationField, ...] | tuple[ActionField, ...], key: str) -> slice:
+def _slice(fields: Sequence[TopicField], key: str) -> slice:
     start = 0
     for entry in fields:
         if entry.key == key:
