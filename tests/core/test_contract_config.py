@@ -60,6 +60,10 @@ def test_slices_are_the_declared_order(avoiding):
         (("observations", 0, "topic"), "/state", "absolute"),
         (("observations", 0, "select"), ["a"], "one path per value"),
         (("observations", 0, "dim"), True, "expected int, got bool"),
+        (("observations", 0, "max_age_ms"), float("nan"), "expected a finite number, got nan"),
+        (("observations", 0, "max_age_ms"), 0.0, "positive number of milliseconds"),
+        (("safety", "max_hold_s"), float("inf"), "expected a finite number, got inf"),
+        (("safety", "max_hold_s"), -1.0, "0 or more seconds"),
     ],
 )
 def test_every_mistake_is_named_with_its_place(avoiding, path, value, message):
@@ -81,6 +85,24 @@ def test_a_missing_key_and_a_missing_file_say_what_was_expected(tmp_path):
     broken.write_text("a: [1, 2")
     with pytest.raises(VddError, match="not valid YAML"):
         load_yaml(PolicyContract, broken)
+
+
+def test_a_key_that_stands_twice_is_refused_not_overruled(avoiding, tmp_path):
+    """YAML keeps the last of two in silence: the limits someone reads are not those that act."""
+    path = tmp_path / "robot.yaml"
+    path.write_text(dump_yaml(avoiding) + "rate_hz: 500.0\n", encoding="utf-8")
+    with pytest.raises(VddError, match="the key 'rate_hz' stands here twice"):
+        load_yaml(PolicyContract, path)
+
+
+def test_a_number_that_yaml_reads_as_text_is_answered_with_how_to_write_it(avoiding, tmp_path):
+    """YAML 1.1 takes 1e-3 for text; the number in the advice is read as a number."""
+    path = tmp_path / "robot.yaml"
+    text = dump_yaml(dataclasses.replace(avoiding, rate_hz=25.0))
+    path.write_text(text.replace("rate_hz: 25.0", "rate_hz: 1e-3"), encoding="utf-8")
+    with pytest.raises(VddError, match="to YAML '1e-3' is text: write ") as refusal:
+        load_yaml(PolicyContract, path)
+    assert yaml.safe_load(str(refusal.value).split()[-1]) == 1e-3
 
 
 def test_nan_limits_are_refused():

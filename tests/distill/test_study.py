@@ -95,3 +95,14 @@ def test_a_study_computes_every_row_once_and_continues_where_it_stopped(
 def test_an_empty_study_is_refused() -> None:
     with pytest.raises(VddError, match="at least one seed"):
         StudySettings(teacher="t", distill="d", seeds=())
+
+
+def test_a_study_that_failed_at_once_leaves_its_folder_free(tmp_path: Path) -> None:
+    """A mistyped path does not bar the folder from the right one; nor do zero workers claim it."""
+    settings = StudySettings(teacher="none.yaml", distill="none.yaml")
+    with pytest.raises(VddError, match="jobs: got 0, expected at least 1"):
+        run_study(settings, "scripted", tmp_path, jobs=0)
+    assert not any(tmp_path.iterdir())
+    for name in ("first.npz", "second.npz"):
+        with pytest.raises(VddError, match=f"{name}: no such file"):
+            run_study(settings, str(tmp_path / name), tmp_path)

@@ -68,6 +68,22 @@ def from_dict(cls: type[T], raw: Any, *, where: str = "config") -> T:  # noqa: A
         raise VddError(f"{where}: {error}") from None
 
 
+class _Loader(yaml.SafeLoader):
+    """Plain data only, and every key once: YAML keeps the last of two without a word."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """Refuse a mapping that names a key twice."""
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = key_node.value if isinstance(key_node, yaml.ScalarNode) else None
+            if key is not None and key in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key '{key}' stands here twice; keep one", key_node.start_mark
+                )
+            seen.add(key)
+        return super().construct_mapping(node, deep=deep)
+
+
 def load_yaml(cls: type[T], path: str | Path) -> T:
     """Read ``path`` into dataclass ``cls``.
 
@@ -82,7 +98,7 @@ def load_yaml(cls: type[T], path: str | Path) -> T:
     except (OSError, UnicodeDecodeError) as error:
         raise VddError(f"{path}: cannot be read as text ({error})") from None
     try:
-        raw = yaml.safe_load(text)
+        raw = yaml.load(text, _Loader)
     except yaml.YAMLError as error:
         raise VddError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
     return from_dict(cls, {} if raw is None else raw, where=str(path))
@@ -184,6 +200,9 @@ def _convert(hint: Any, raw: Any, where: str) -> Any:  # noqa: ANN401
 
 def _scalar(hint: Any, raw: Any, where: str) -> Any:  # noqa: ANN401
     if hint is float and isinstance(raw, (int, float)) and not isinstance(raw, bool):
+        # No range check downstream sees NaN, and JSON carries neither it nor infinity.
+        if not math.isfinite(raw):
+            raise VddError(f"{where}: expected a finite number, got {raw}")
         return float(raw)
     if hint is int and isinstance(raw, int) and not isinstance(raw, bool):
         return raw
@@ -191,7 +210,20 @@ def _scalar(hint: Any, raw: Any, where: str) -> Any:  # noqa: ANN401
         return raw
     if hint is Any:
         return raw
-    raise VddError(f"{where}: expected {_type_name(hint)}, got {_show(raw)}")
+    raise VddError(f"{where}: expected {_type_name(hint)}, got {_show(raw)}{_hint(hint, raw)}")
+
+
+def _hint(hint: Any, raw: Any) -> str:  # noqa: ANN401
+    """For a number that YAML 1.1 reads as text: 1e-3 lacks the point."""
+    if hint is not float or not isinstance(raw, str):
+        return ""
+    try:
+        number = float(raw)
+    except ValueError:
+        return ""
+    if not math.isfinite(number):
+        return ""
+    return f"; to YAML '{raw}' is text: write {yaml.safe_dump(number).split()[0]}"
 
 
 def _type_name(hint: Any) -> str:  # noqa: ANN401

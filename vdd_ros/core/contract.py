@@ -131,6 +131,17 @@ class PolicyContract:
             raise VddError("a contract needs at least one observation and one action field")
         _check_fields(self.observations)
         _check_fields(self.actions)
+        # NaN would compare as never stale, and the robot would act on old observations for ever.
+        for observation in self.observations:
+            if not (math.isfinite(observation.max_age_ms) and observation.max_age_ms > 0):
+                raise VddError(
+                    f"observation '{observation.key}': max_age_ms is {observation.max_age_ms}, "
+                    "expected a positive number of milliseconds"
+                )
+        if not (math.isfinite(self.safety.max_hold_s) and self.safety.max_hold_s >= 0):
+            raise VddError(
+                f"safety.max_hold_s: got {self.safety.max_hold_s}, expected 0 or more seconds"
+            )
         for action in self.actions:
             self._check_action(action)
 

@@ -113,7 +113,8 @@ class DistillSettings:
         if not 0 <= self.warm_start_iters <= self.n_iters:
             raise VddError(
                 f"warm_start_iters: got {self.warm_start_iters}, expected 0 to n_iters "
-                f"({self.n_iters}), which includes the warm start"
+                f"({self.n_iters}), which includes the warm start: raise n_iters (--iterations) "
+                "or lower warm_start_iters in the settings file (--config)"
             )
         if not 0 < self.sigma_end <= self.sigma_start:
             raise VddError(
@@ -126,6 +127,8 @@ class DistillSettings:
             raise VddError(f"forward_kl: got {self.forward_kl}, expected 0 to 1")
         if not 0 <= self.ema_decay < 1:
             raise VddError(f"ema_decay: got {self.ema_decay}, expected 0 <= ema_decay < 1")
+        if self.seed < 0:
+            raise VddError(f"seed: got {self.seed}, expected 0 or more")
 
 
 class MixtureTraining:

@@ -55,6 +55,11 @@ class StudentSettings:
                 raise VddError(f"{name}: got {getattr(self, name)}, expected at least 1")
         if not 0 <= self.dropout < 1:
             raise VddError(f"dropout: got {self.dropout}, expected 0 <= dropout < 1")
+        if not 0 < self.min_std < self.init_std:
+            raise VddError(
+                f"min_std {self.min_std} and init_std {self.init_std}: expected "
+                "0 < min_std < init_std"
+            )
 
 
 class GaussianMixtureOfExperts(nn.Module):

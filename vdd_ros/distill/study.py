@@ -19,10 +19,12 @@ from statistics import fmean, stdev
 from typing import Literal
 
 from vdd_ros.core.config_io import load_json, load_yaml, to_dict, write_atomic
-from vdd_ros.core.errors import VddError
+from vdd_ros.core.errors import VddError, did_you_mean
 from vdd_ros.core.shipped import shipped_file
 
 Row = Literal["teacher", "teacher-1", "vdd", "vdd-forward", "em", "em-teacher"]
+
+_STUDENTS = ("vdd", "vdd-forward", "em", "em-teacher")
 
 # 97.5 % quantiles of Student's t by degrees of freedom: a table of ten beats a dependency.
 _T975 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
@@ -71,6 +73,20 @@ class StudySettings:
             raise VddError("a study needs at least one seed, one level and one row")
         if self.rollouts < 1 or self.nfe < 1:
             raise VddError("rollouts and nfe: expected at least 1")
+        for method, n_iters in self.n_iters.items():
+            if method not in _STUDENTS:
+                raise VddError(
+                    f"n_iters: unknown method '{method}'{did_you_mean(method, _STUDENTS)}"
+                )
+            if n_iters < 1:
+                raise VddError(f"n_iters.{method}: got {n_iters}, expected at least 1")
+        if min(self.seeds) < 0 or self.episodes < 1:
+            raise VddError(
+                f"seeds {list(self.seeds)} and episodes {self.episodes}: expected seeds of at "
+                "least 0 and at least 1 episode"
+            )
+        if not 0 <= self.forward_kl <= 1:
+            raise VddError(f"forward_kl: got {self.forward_kl}, expected 0 to 1")
 
 
 @dataclass(frozen=True)
@@ -114,10 +130,14 @@ def run_study(settings: StudySettings, data: str, out_dir: str | Path, *, jobs: 
     Raises:
         VddError: unusable settings or data, or a folder that holds another study.
     """
+    if jobs < 1:
+        raise VddError(f"jobs: got {jobs}, expected at least 1")
     folder = Path(out_dir)
     described = {"data": data, "settings": to_dict(settings)}
     claim = folder / "study.json"
-    if claim.exists() and json.loads(claim.read_text(encoding="utf-8")) != described:
+    # A folder that was only claimed, by a study that failed at once, is free.
+    begun = claim.exists() and any(path.is_dir() for path in folder.iterdir())
+    if begun and json.loads(claim.read_text(encoding="utf-8")) != described:
         raise VddError(
             f"{folder}: holds a study with other settings or data; choose another folder"
         )

@@ -100,9 +100,17 @@ class TeacherSettings:
 
     def __post_init__(self) -> None:
         """Check the ranges."""
-        for name in ("n_obs_steps", "horizon", "width", "depth", "n_iters", "batch_size"):
+        counts = ("n_obs_steps", "horizon", "width", "depth", "n_heads", "n_iters", "batch_size")
+        for name in counts:
             if getattr(self, name) < 1:
                 raise VddError(f"{name}: got {getattr(self, name)}, expected at least 1")
+        for name in ("dropout_attention", "dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise VddError(f"{name}: got {getattr(self, name)}, expected 0 <= {name} < 1")
+        if self.weight_decay < 0 or self.seed < 0:
+            raise VddError(
+                f"weight_decay {self.weight_decay} and seed {self.seed}: expected 0 or more"
+            )
         if not 0 < self.sigma_min < self.sigma_max:
             raise VddError(
                 f"sigma_min {self.sigma_min} and sigma_max {self.sigma_max}: expected "
