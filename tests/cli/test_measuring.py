@@ -230,6 +230,43 @@ def test_demo_refuses_a_folder_it_cannot_write_before_it_drives(
 
 
 @pytest.mark.ros
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("demo", "--nfe", "0"), "--nfe: got 0, expected at least 1"),
+        (("demo", "--seed", "-1"), "--seed: got -1, expected at least 0"),
+        (("demo", "--episodes", "0"), "--episodes: got 0, expected at least 1"),
+        (("demo", "--level", "moon"), "unknown level 'moon'"),
+        (("demo", "--teacher", "broken.onnx"), "broken.onnx: not an ONNX model"),
+        (("demo", "--student", "TEACHER"), "expected a mixture of experts"),
+        (("compare", "--nfe", "0"), "--nfe: got 0, expected at least 1"),
+        (("compare", "--rate", "1e9"), "at most 10000 Hz"),
+        (("compare", "--seconds", "inf"), "--seconds inf"),
+        (("compare", "--teacher", "broken.onnx"), "broken.onnx: not an ONNX model"),
+        (("compare", "--teacher", "STUDENT"), "expected a denoiser"),
+    ],
+)
+def test_a_mistake_is_one_line_before_any_node_starts(
+    vdd: Vdd,
+    student: MoeTwin,
+    teacher: DenoiserTwin,
+    tmp_path: Path,
+    words: tuple[str, ...],
+    message: str,
+) -> None:
+    """Not the last words of a node that died, and no folder for a picture that will never be."""
+    pytest.importorskip("rclpy", reason="the nodes need rclpy")
+    (tmp_path / "broken.onnx").write_text("no model", encoding="utf-8")
+    files = {"STUDENT": str(student.path), "TEACHER": str(teacher.path)}
+    command, *rest = (files.get(word, word) for word in words)
+    refused = vdd(command, "--student", student.path, "--teacher", teacher.path, *rest, "--json")
+    assert (refused.code, refused.out) == (2, "")
+    assert refused.err.count("\n") == 1
+    assert message in refused.err
+    assert [path.name for path in tmp_path.iterdir()] == ["broken.onnx"]
+
+
+@pytest.mark.ros
 def test_a_student_with_another_contract_is_refused_by_compare(
     vdd: Vdd, ros_env: dict[str, str], teacher: DenoiserTwin, tmp_path: Path
 ) -> None:

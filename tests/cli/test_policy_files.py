@@ -142,6 +142,8 @@ def test_sampler_steps_for_a_mixture_are_refused(vdd: Vdd, student: MoeTwin) -> 
         (("--task", "avoidin"), "avoiding"),
         (("--level", "ideel"), "ideal"),
         (("--rollouts", "0"), "expected at least 1"),
+        (("--nfe", "0"), "--nfe: got 0, expected at least 1"),
+        (("--seed", "-1"), "--seed: got -1, expected at least 0"),
         (("--selection", "pinned", "--expert", "99"), "experts 0 to 3"),
         (("--teacher", "nowhere.onnx"), "nowhere.onnx"),
     ],

@@ -114,6 +114,33 @@ def _demonstrations(path: Path, *, spoil: bool = False) -> Path:
     return path
 
 
+def _arm(path: Path) -> None:
+    """Recordings of a robot that is not simulated here: seven observed values, three actions."""
+    rng = np.random.default_rng(0)
+    observation, action = rng.normal(size=(40, 7)), rng.normal(size=(40, 3))
+    np.savez(path, observation=observation, action=action, episode_ends=[20, 40])
+
+
+def test_a_robot_that_is_not_simulated_is_learnt_and_exported_too(
+    folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Its recordings need not look like the simulated task's; its contract must fit them."""
+    _arm(folder / "arm.npz")
+    (folder / "arm.yaml").write_text(
+        "name: arm\nrate_hz: 50.0\nobservations: [{key: state, dim: 7}]\n"
+        "actions: [{key: step, dim: 3}]\n",
+        encoding="utf-8",
+    )
+    _run("train-teacher --data arm.npz --config teacher.yaml --iterations 5 --out t", capfd)
+    assert cli.main(shlex.split("export t --out wrong.onnx --rollouts 0")) == 2
+    assert "Traceback" not in capfd.readouterr().err
+    assert not (folder / "wrong.onnx").exists()
+    assert cli.main(shlex.split("export t --contract arm.yaml --out .")) == 2
+    assert "is a folder" in capfd.readouterr().err
+    written, _ = _run("export t --contract arm.yaml --out arm.onnx", capfd)
+    assert (written["kind"], written["evaluation"]) == ("denoiser", {})
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -125,6 +152,13 @@ def _demonstrations(path: Path, *, spoil: bool = False) -> Path:
         ("distill --teacher nowhere", "nowhere: not a run folder"),
         ("distill", "needs a teacher"),
         ("export nowhere", "nowhere: not a run folder"),
+        ("export nowhere --rollouts -1", "--rollouts: got -1, expected at least 0"),
+        ("train-teacher --data-seed -1", "--data-seed: got -1, expected at least 0"),
+        ("train-teacher --seed -1", "expected 0 or more"),
+        ("train-teacher --episodes 0", "--episodes: got 0, expected at least 1"),
+        ("train-teacher --evaluate-every -1", "--evaluate-every: got -1, expected at least 0"),
+        ("train-teacher --data arm.npz --evaluate-every 5", "expects 4 and 2"),
+        ("study --jobs 0", "--jobs: got 0, expected at least 1"),
     ],
 )
 def test_a_mistake_is_one_message_and_leaves_nothing(
@@ -132,6 +166,7 @@ def test_a_mistake_is_one_message_and_leaves_nothing(
 ) -> None:
     """Exit status 2, what came and what was expected, no run folder."""
     _demonstrations(folder / "spoilt.npz", spoil=True)
+    _arm(folder / "arm.npz")
     (folder / "typo.yaml").write_text("n_iter: 3\n", encoding="utf-8")
     before = sorted(folder.iterdir())
     assert cli.main([*shlex.split(words), "--json"]) == 2

@@ -154,10 +154,42 @@ def test_nan_in_a_file_is_named_with_file_row_and_column(tmp_path: Path) -> None
 
 
 def test_demonstrations_of_another_robot_do_not_fit_the_task(tmp_path: Path) -> None:
-    """Two columns where the task observes four."""
+    """Two columns where the task observes four; whoever rolls nothing out may have them."""
     save_npz(numbered([3]), tmp_path / "other.npz")
     with pytest.raises(VddError, match="expects 4 and 2"):
         load_demonstrations(str(tmp_path / "other.npz"))
+    assert load_demonstrations(str(tmp_path / "other.npz"), fit_task=False).dim_obs == 2
+
+
+def test_a_refusal_never_advises_to_unpickle_and_names_the_file_once(tmp_path: Path) -> None:
+    """numpy suggests allow_pickle for any file it does not know."""
+    text = tmp_path / "text.npz"
+    text.write_text("hello", encoding="utf-8")
+    with pytest.raises(VddError) as refusal:
+        load_demonstrations(str(text))
+    assert "pickle" not in str(refusal.value)
+    np.savez(
+        tmp_path / "short.npz",
+        observation=np.zeros((3, 4)),
+        action=np.zeros((2, 2)),
+        episode_ends=[3],
+    )
+    with pytest.raises(VddError) as refusal:
+        load_demonstrations(str(tmp_path / "short.npz"))
+    assert str(refusal.value).count("short.npz") == 1
+
+
+@pytest.mark.filterwarnings("error")
+def test_numbers_beyond_float32_are_refused_without_a_warning(tmp_path: Path) -> None:
+    """One message, not numpy's and ours."""
+    np.savez(
+        tmp_path / "huge.npz",
+        observation=np.full((3, 4), 1e300),
+        action=np.zeros((3, 2)),
+        episode_ends=[3],
+    )
+    with pytest.raises(VddError, match="row 0, column 0"):
+        load_demonstrations(str(tmp_path / "huge.npz"))
 
 
 def test_scripted_and_saved_demonstrations_are_the_same_by_either_way(tmp_path: Path) -> None:

@@ -145,6 +145,24 @@ def require_writable(folder: Path) -> None:
         ) from None
 
 
+def require_at_least(lowest: int, **options: int | None) -> None:
+    """Refuse numbers that are too small; what was left out (None) is not looked at.
+
+    Args:
+        lowest: the smallest that makes sense.
+        options: by their names as fields, ``data_seed`` for ``--data-seed``.
+
+    Raises:
+        VddError: the first that is smaller.
+    """
+    from vdd_ros.core.errors import VddError
+
+    for name, value in options.items():
+        if value is not None and value < lowest:
+            option = name.replace("_", "-")
+            raise VddError(f"--{option}: got {value}, expected at least {lowest}")
+
+
 def table(rows: Sequence[Sequence[str]], *, header: Sequence[str] = ()) -> str:
     """Lay out rows of words in columns, the first left-aligned and the others right-aligned."""
     lines = [list(header), *map(list, rows)] if header else [list(row) for row in rows]

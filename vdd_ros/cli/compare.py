@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
-from vdd_ros.cli.command import Answer, Shipped, microseconds, say, table
+from vdd_ros.cli.command import Answer, Shipped, microseconds, require_at_least, say, table
+
+MAX_RATE_HZ = 10_000.0  # of the nodes
 
 
 @dataclass(frozen=True)
@@ -31,23 +34,28 @@ class Compare:
 
     def run(self) -> Answer:
         """Start the nodes, measure, stop them."""
-        from vdd_ros.cli.ros import require_ros
+        from vdd_ros.cli.ros import require_policies, require_ros
         from vdd_ros.core.errors import VddError
         from vdd_ros.core.shipped import STUDENT, TEACHER, shipped_file
 
         require_ros("vdd compare")
         from vdd_ros.nodes.compare_driver import compare
 
-        if not self.seconds > 0 or not self.rate > 0:
+        if not 0 < self.seconds < math.inf or not 0 < self.rate <= MAX_RATE_HZ:
             raise VddError(
-                f"got --seconds {self.seconds:g} --rate {self.rate:g}; both must be positive"
+                f"got --seconds {self.seconds:g} --rate {self.rate:g}; both must be positive, the "
+                f"rate at most {MAX_RATE_HZ:g} Hz"
             )
+        require_at_least(1, nfe=self.nfe)
+        student = self.student or shipped_file(STUDENT)
+        teacher = self.teacher or shipped_file(TEACHER)
+        require_policies(student, teacher, self.nfe)
         say(f"measuring three nodes in turns for {self.seconds:g} s at {self.rate:g} Hz ...")
         data = compare(
             self.seconds,
             self.rate,
-            str(self.student or shipped_file(STUDENT)),
-            str(self.teacher or shipped_file(TEACHER)),
+            str(student),
+            str(teacher),
             self.nfe,
         )
         return Answer(data=data, text=_describe(data), next_commands=("vdd demo",))

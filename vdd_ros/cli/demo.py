@@ -7,7 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vdd_ros.cli.command import Answer, Shipped, microseconds, require_writable, say, table
+from vdd_ros.cli.command import (
+    Answer,
+    Shipped,
+    microseconds,
+    require_at_least,
+    require_writable,
+    say,
+    table,
+)
 
 if TYPE_CHECKING:
     from vdd_ros.evaluation.figures import Ways
@@ -41,19 +49,27 @@ class Demo:
 
     def run(self) -> Answer:
         """Run the demo."""
-        from vdd_ros.cli.ros import require_ros
+        from vdd_ros.cli.ros import require_policies, require_ros
         from vdd_ros.core.config_io import dump_json, write_atomic
+        from vdd_ros.core.shipped import STUDENT, TEACHER, shipped_file
+        from vdd_ros.tasks.avoiding import AvoidingTask
 
         require_ros("vdd demo")
         from vdd_ros.nodes.demo_driver import run_demo
 
         # Found out before the minute of driving, not after it.
+        require_at_least(1, episodes=self.episodes, nfe=self.nfe)
+        require_at_least(0, seed=self.seed)
+        AvoidingTask(level=self.level)  # refuses a level it does not know
+        student = self.student or shipped_file(STUDENT)
+        teacher = self.teacher or shipped_file(TEACHER)
+        require_policies(student, teacher, self.nfe)
         require_writable(self.out)
         say(f"{self.episodes} episodes: simulated robot, policy, teacher in shadow ...")
         result = run_demo(
             episodes=self.episodes,
-            student=self.student,
-            teacher=self.teacher,
+            student=student,
+            teacher=teacher,
             nfe=self.nfe,
             level=self.level,
             seed=self.seed,

@@ -11,6 +11,7 @@ from vdd_ros.cli.command import (
     File,
     OptionalNumber,
     OptionalPath,
+    require_at_least,
     require_writable,
     say,
     table,
@@ -63,8 +64,8 @@ class Evaluate:
         from vdd_ros.core.errors import VddError
         from vdd_ros.runtime.policy_file import PolicyFile
 
-        if self.rollouts < 1:
-            raise VddError(f"--rollouts: got {self.rollouts}, expected at least 1")
+        require_at_least(1, rollouts=self.rollouts, nfe=self.nfe)
+        require_at_least(0, seed=self.seed)
         if self.report:
             require_writable(self.report)
         file = PolicyFile.open(self.file)

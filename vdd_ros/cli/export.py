@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from vdd_ros.cli.command import Answer, Shipped, say
+from vdd_ros.cli.command import Answer, Shipped, require_at_least, say
 from vdd_ros.cli.train import require_torch
 
 if TYPE_CHECKING:
@@ -51,12 +51,16 @@ class Export:
         from vdd_ros.distill.checkpoint import read_info
         from vdd_ros.distill.export import export_policy
 
+        require_at_least(0, rollouts=self.rollouts)
         info = read_info(self.run_folder)
         if self.density and info.kind != "student":
             raise VddError(
                 f"--density: {self.run_folder} holds a {info.kind}, whose density has no closed "
                 "form; leave --density out"
             )
+        # Found out before the rollouts, not after them.
+        if self.out.is_dir():
+            raise VddError(f"--out: {self.out} is a folder; expected the file to write")
         contract = load_yaml(PolicyContract, self.contract or shipped_file(DEFAULT_CONTRACT))
         evaluation = self._evaluate(info, task=contract.name)
         result = export_policy(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from vdd_ros.core.errors import VddError
 
 
@@ -23,3 +25,17 @@ def require_ros(command: str) -> None:
             "install ros-jazzy-rclpy ros-jazzy-common-interfaces ros-jazzy-rmw-fastrtps-cpp); "
             "'vdd doctor' checks the rest"
         ) from None
+
+
+def require_policies(student: Path, teacher: Path, nfe: int) -> None:
+    """Open both files as their nodes will, so that a wrong one is one message, not a dead node.
+
+    Raises:
+        VddError: a file that is refused, the two mixed up, or a sampler that cannot be.
+    """
+    from vdd_ros.runtime.diffusion_policy import DiffusionPolicy, DiffusionSettings
+    from vdd_ros.runtime.moe_policy import MoePolicy
+    from vdd_ros.runtime.policy_file import PolicyFile
+
+    MoePolicy(PolicyFile.open(student))
+    DiffusionPolicy(PolicyFile.open(teacher), DiffusionSettings(n_steps=nfe))

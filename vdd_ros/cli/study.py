@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from vdd_ros.cli.command import Answer, Shipped
+from vdd_ros.cli.command import Answer, Shipped, require_at_least
 from vdd_ros.cli.train import require_torch
 
 DEFAULT_CONFIG = "config/study/avoiding_scripted.yaml"
@@ -32,6 +32,7 @@ class Study:
     def run(self) -> Answer:
         """Run, or continue, the study."""
         require_torch("vdd study")
+        require_at_least(1, jobs=self.jobs)
         from vdd_ros.core.config_io import load_yaml
         from vdd_ros.core.shipped import shipped_file
         from vdd_ros.distill.study import StudySettings, read_rows, run_study

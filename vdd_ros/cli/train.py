@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vdd_ros.cli.command import Answer, OptionalNumber, Shipped, as_typed, say
+from vdd_ros.cli.command import Answer, OptionalNumber, Shipped, as_typed, require_at_least, say
 from vdd_ros.core.errors import VddError
 
 if TYPE_CHECKING:
@@ -50,8 +50,16 @@ class DataOptions:
         """
         from vdd_ros.data.npz import load_demonstrations
 
+        require_at_least(1, episodes=self.episodes)
+        require_at_least(0, data_seed=self.data_seed, evaluate_every=self.evaluate_every)
         demos = load_demonstrations(
-            self.data, task=self.task, level=self.level, n=self.episodes, seed=self.data_seed
+            self.data,
+            task=self.task,
+            level=self.level,
+            n=self.episodes,
+            seed=self.data_seed,
+            # Recordings of any robot may be learnt from; rolled out are those of the task alone.
+            fit_task=self.evaluate_every > 0,
         )
         say(f"{demos.n_episodes} demonstrations, {len(demos)} steps: {demos.source}")
         return demos

@@ -178,7 +178,8 @@ def _table(name: str, values: NDArray[np.floating]) -> NDArray[np.float32]:
             f"{name} has shape {array.shape} and type {array.dtype}; "
             "expected numbers of shape [N, D] with D >= 1"
         )
-    return np.array(array, np.float32, order="C")
+    with np.errstate(over="ignore"):  # what float32 cannot hold becomes inf, which is refused
+        return np.array(array, np.float32, order="C")
 
 
 def _integers(name: str, values: NDArray[np.integer]) -> NDArray[np.int64]:

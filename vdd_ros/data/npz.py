@@ -67,7 +67,8 @@ def load_npz(path: str | Path) -> Demonstrations:
             source=source or Path(path).name,
         )
     except VddError as error:
-        raise VddError(f"{path}: {error}") from None
+        detail = str(error).removeprefix(f"{Path(path).name}: ")
+        raise VddError(f"{path}: {detail}") from None
     # Archives check their members one by one; a member that damage has made vanish goes unnoticed.
     recorded = str(arrays.get("data_hash", "")) if "format" in arrays else demos.data_hash()
     if recorded != demos.data_hash():
@@ -137,7 +138,13 @@ def load_avoiding_human(path: str | Path, *, level: str = "ideal") -> Demonstrat
 
 
 def load_demonstrations(
-    spec: str, *, task: str = "avoiding", level: str = "ideal", n: int = 480, seed: int = 0
+    spec: str,
+    *,
+    task: str = "avoiding",
+    level: str = "ideal",
+    n: int = 480,
+    seed: int = 0,
+    fit_task: bool = True,
 ) -> Demonstrations:
     """Demonstrations by name or path, as the command line takes them.
 
@@ -148,6 +155,8 @@ def load_demonstrations(
         level: level of the task the demonstrations are for.
         n: number of scripted episodes.
         seed: of the scripted episodes.
+        fit_task: refuse recordings of a robot with other observations or actions than the
+            task's, which cannot be rolled out on it.
 
     Raises:
         VddError: anything missing or malformed; the message says what to do.
@@ -163,10 +172,12 @@ def load_demonstrations(
     if set(_HUMAN) <= set(arrays) and not set(_OWN) <= set(arrays):
         return load_avoiding_human(spec, level=level)
     demos = load_npz(spec)
-    if (demos.dim_obs, demos.dim_act) != (simulated.dim_obs, simulated.dim_act):
+    fits = (demos.dim_obs, demos.dim_act) == (simulated.dim_obs, simulated.dim_act)
+    if fit_task and not fits:
         raise VddError(
             f"{spec}: observation has {demos.dim_obs} and action {demos.dim_act} columns; "
-            f"task '{task}' expects {simulated.dim_obs} and {simulated.dim_act}"
+            f"task '{task}' expects {simulated.dim_obs} and {simulated.dim_act}: only recordings "
+            "of this task can be rolled out on it"
         )
     return demos
 
@@ -197,8 +208,10 @@ def read_arrays(path: str | Path) -> dict[str, NDArray[Any]]:
             raise VddError(f"{path}: no permission to read it; change its mode or owner") from None
         raise VddError(f"{path}: not a readable .npz ({error}); copy or record it anew") from None
     except (ValueError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
+        # numpy's own words advise to load what is no archive with pickle.
+        reason = "Python objects, or no archive at all" if "pickle" in str(error) else error
         raise VddError(
-            f"{path}: not a readable .npz of plain numbers ({error}); expected a file written by "
+            f"{path}: not a readable .npz of plain numbers ({reason}); expected a file written by "
             "numpy.savez without objects: copy or record it anew"
         ) from None
 
