@@ -49,7 +49,7 @@ class Export:
         from vdd_ros.core.errors import VddError
         from vdd_ros.core.shipped import shipped_file
         from vdd_ros.distill.checkpoint import read_info
-        from vdd_ros.distill.export import export_policy
+        from vdd_ros.distill.export import export_policy, fit_contract
 
         require_at_least(0, rollouts=self.rollouts)
         info = read_info(self.run_folder)
@@ -62,6 +62,7 @@ class Export:
         if self.out.is_dir():
             raise VddError(f"--out: {self.out} is a folder; expected the file to write")
         contract = load_yaml(PolicyContract, self.contract or shipped_file(DEFAULT_CONTRACT))
+        fit_contract(contract, info)
         evaluation = self._evaluate(info, task=contract.name)
         result = export_policy(
             self.run_folder, contract, self.out, density=self.density, evaluation=evaluation

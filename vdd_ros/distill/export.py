@@ -153,14 +153,14 @@ def export_policy(
     provenance = _provenance(folder, info, evaluation)
     if info.kind == "student":
         student = checkpoint.load_student(folder)
-        contract = _fit(contract, student)
+        contract = fit_contract(contract, student)
         provenance |= {"kind": "moe", "n_experts": student.settings.n_experts}
         names = ["gating_logits", "expert_actions", *(["expert_scale"] if density else [])]
         samples = [{"observation": w} for w in _windows(student, windows)]
         graph: nn.Module = StudentGraph(student, density=density)
     else:
         teacher = checkpoint.load_teacher(folder)
-        contract = _fit(contract, teacher)
+        contract = fit_contract(contract, teacher)
         provenance |= {
             "kind": "denoiser",
             "sigma_min": teacher.sigma_min,
@@ -299,7 +299,9 @@ def _denoiser_sample(
     return sample
 
 
-def _fit(contract: PolicyContract, model: GaussianMixtureOfExperts | EdmTeacher) -> PolicyContract:
+def fit_contract(
+    contract: PolicyContract, model: GaussianMixtureOfExperts | EdmTeacher | checkpoint.RunInfo
+) -> PolicyContract:
     """Return the contract with the model's window and chunk.
 
     Raises:
