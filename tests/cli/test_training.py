@@ -15,6 +15,7 @@ import pytest
 
 from tests.cli.conftest import ROOT
 from vdd_ros.cli import main as cli
+from vdd_ros.cli.train import TrainTeacher
 from vdd_ros.tasks.avoiding_expert import scripted_demonstrations
 
 pytest.importorskip("torch", reason="training needs torch")
@@ -222,3 +223,11 @@ def test_ctrl_c_saves_says_how_to_go_on_and_the_line_works(
     words = line.removeprefix("vdd ").replace("--evaluate-every 3", "").replace("--json", "")
     finished, _ = _run(words, capfd)
     assert finished["run"] == "a run"
+
+
+def test_the_next_line_distils_on_the_demonstrations_of_the_teacher() -> None:
+    """Options that change the data are repeated; without them other data would be used."""
+    options = TrainTeacher(episodes=24, data_seed=3, level="panda", out=Path("a b"))
+    assert options.same_data() == " --level panda --episodes 24 --data-seed 3"
+    assert TrainTeacher(data="my demos.npz").same_data() == " --data 'my demos.npz'"
+    assert TrainTeacher().same_data() == ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -278,8 +279,10 @@ def test_folders_are_never_mixed(demos, tmp_path):
     with pytest.raises(VddError, match="already holds a run"):
         train_teacher(demos, TINY_TEACHER, folder)
     other = TeacherSettings(width=8, depth=2, n_iters=30, batch_size=16)
-    with pytest.raises(VddError, match=r"other settings or data \(model differ\)"):
+    with pytest.raises(VddError, match=r"other settings or data: model\.width;"):
         train_teacher(demos, other, folder, resume=True)
+    with pytest.raises(VddError, match=r"other settings or data: model\.seed;"):
+        train_teacher(demos, replace(TINY_TEACHER, seed=5), folder, resume=True)
 
 
 def test_a_student_is_not_a_teacher_and_teachers_must_fit(demos, tmp_path):

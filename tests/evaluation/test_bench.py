@@ -219,3 +219,12 @@ def test_student_and_teacher_are_not_confused(
         bench(files[1].path, files[0].path)
     with pytest.raises(VddError, match="no such file"):
         bench(tmp_path / "absent.onnx", files[1].path)
+
+
+def test_policies_of_different_robots_are_not_compared(
+    files: tuple[MoeTwin, DenoiserTwin], tmp_path: Path
+) -> None:
+    """A ratio between a student and a teacher of another robot would mean nothing."""
+    other = make_denoiser_file(tmp_path / "o.onnx", contract=make_contract(horizon=1, dim_obs=7))
+    with pytest.raises(VddError, match=r"dim_obs = 3, .* has 7: they are for different robots"):
+        bench(files[0].path, other.path)

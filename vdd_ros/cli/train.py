@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -63,6 +64,15 @@ class DataOptions:
         )
         say(f"{demos.n_episodes} demonstrations, {len(demos)} steps: {demos.source}")
         return demos
+
+    def same_data(self) -> str:
+        """Return the options that make another command use the same demonstrations."""
+        words: list[str] = []
+        for name in ("data", "task", "level", "episodes", "data_seed"):
+            value, default = getattr(self, name), getattr(DataOptions, name)
+            if value != default:
+                words += [f"--{name.replace('_', '-')}", str(value)]
+        return f" {shlex.join(words)}" if words else ""
 
     def overrides(self) -> dict[str, int]:
         """Settings given as options instead of in the settings file."""
@@ -130,12 +140,11 @@ class TrainTeacher(DataOptions):
             "settings": to_dict(settings),
         }
         text = f"teacher in {result.folder}, {result.training_cpu_s:.0f} CPU-seconds"
-        again = "" if self.data == "scripted" else f" --data {self.data}"
         return Answer(
             data=data,
             text=text,
             next_commands=(
-                f"vdd distill --teacher {self.out}{again}",
+                f"vdd distill --teacher {shlex.quote(str(self.out))}{self.same_data()}",
                 f"vdd export {self.out} --out teacher.onnx",
             ),
         )

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -328,12 +328,22 @@ def _claim(folder: Path, info: RunInfo, windows: NDArray[np.float32], *, resume:
             )
         found = checkpoint.read_info(folder)
         if found != info:
-            names = [n for n in vars(info) if getattr(found, n) != getattr(info, n)]
+            names = list(_differences(asdict(found), asdict(info)))
             raise VddError(
-                f"{folder}: holds a run with other settings or data ({', '.join(names)} differ); "
+                f"{folder}: holds a run with other settings or data: {', '.join(names)}; "
                 "resume with the same ones or choose another folder"
             )
     elif resume:
         raise VddError(f"{folder}: nothing to resume (no {checkpoint.SETTINGS}); start it first")
     checkpoint.write_info(folder, info)
     checkpoint.write_examples(folder, windows)
+
+
+def _differences(found: object, wanted: object, name: str = "") -> Iterator[str]:
+    """Yield the dotted names of the settings in which two runs differ."""
+    if isinstance(found, dict) and isinstance(wanted, dict):
+        for key in sorted(found.keys() | wanted.keys()):
+            inner = f"{name}.{key}" if name else str(key)
+            yield from _differences(found.get(key), wanted.get(key), inner)
+    elif found != wanted:
+        yield name

@@ -100,6 +100,7 @@ def bench(
     """
     _check(nfe, rate_hz=rate_hz, calls=calls, paced_s=paced_s)
     student_file, teacher_file = _open(student_path), _open(teacher_path)
+    _check_same_robot(student_file, teacher_file)
     session = session or SessionSettings()
     student = _candidate(MoePolicy(student_file, selection=SelectionSettings(), session=session))
     teachers = [
@@ -130,6 +131,21 @@ def _check(nfe: Sequence[int], *, rate_hz: float, calls: int, paced_s: float) ->
         raise VddError(f"rate_hz: got {rate_hz}, expected more than 0 and at most 10000 hertz")
     if calls < 1 or not 0 < paced_s <= 3600:
         raise VddError(f"calls: got {calls}, paced_s: got {paced_s}; expected positive numbers")
+
+
+def _check_same_robot(student: PolicyFile, teacher: PolicyFile) -> None:
+    """Refuse to compare policies that do not decide about the same thing.
+
+    Raises:
+        VddError: the lengths of observation or action differ.
+    """
+    for name in ("dim_obs", "dim_act"):
+        ours, theirs = getattr(student.contract, name), getattr(teacher.contract, name)
+        if ours != theirs:
+            raise VddError(
+                f"{student.path} has {name} = {ours}, {teacher.path} has {theirs}: they are for "
+                "different robots; compare a student with the teacher it was distilled from"
+            )
 
 
 def _open(path: str | Path | PolicyFile) -> PolicyFile:

@@ -101,8 +101,7 @@ def make_task(name: str, *, level: str = "ideal", lag: bool = False) -> Task:
 
     known = {AvoidingTask.name: AvoidingTask}
     if name not in known:
-        hint = did_you_mean(name, known)
-        raise VddError(f"unknown task '{name}'{hint}; known tasks: {', '.join(sorted(known))}")
+        raise VddError(f"unknown task '{name}'{did_you_mean(name, known)}")
     return known[name](level=level, lag=lag)
 
 
