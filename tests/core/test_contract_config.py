@@ -135,6 +135,21 @@ def test_an_interrupted_write_leaves_the_old_file_and_no_litter(tmp_path, monkey
     assert [p.name for p in tmp_path.iterdir()] == ["file.json"]
 
 
+def test_a_file_takes_its_name_in_one_step_or_not_at_all(tmp_path, monkeypatch):
+    """The new content is never written into the old file, however far the write has come."""
+    target = tmp_path / "file.json"
+    write_atomic(target, "old")
+
+    def interrupted(_source, _target):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "replace", interrupted)
+    with pytest.raises(VddError, match="nothing was changed"):
+        write_atomic(target, "new")
+    assert target.read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["file.json"]
+
+
 def test_writing_below_a_file_is_a_clear_error(tmp_path):
     (tmp_path / "file").write_text("x")
     with pytest.raises(VddError, match="cannot write here"):

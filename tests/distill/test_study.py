@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -79,6 +80,13 @@ def test_a_study_computes_every_row_once_and_continues_where_it_stopped(
     assert [r.method for r in rows] == list(tiny.rows)
     assert all(r.n_rollouts == 4 for r in rows)
     assert "VDD" in table.read_text()
+    # The two forms of VDD differ in the objective and in nothing else.
+    plain, forward = (
+        json.loads((out / "ideal-seed0" / m / "settings.json").read_text())["training"]
+        for m in ("vdd", "vdd-forward")
+    )
+    assert (plain.pop("forward_kl"), forward.pop("forward_kl")) == (0.0, 0.5)
+    assert plain == forward
 
     rows_file = next(out.glob("*/rows.jsonl"))
     lines = rows_file.read_text().splitlines(keepends=True)

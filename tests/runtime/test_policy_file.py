@@ -22,6 +22,7 @@ from vdd_ros.core.errors import VddError
 from vdd_ros.runtime import policy_file
 from vdd_ros.runtime.loading import load_policy
 from vdd_ros.runtime.policy_file import PolicyFile
+from vdd_ros.runtime.session import SessionSettings
 
 
 def test_a_good_student_says_what_it_is(dense_moe: MoeTwin) -> None:
@@ -392,3 +393,20 @@ def test_extra_inputs_are_refused(moe: MoeTwin, here: Path) -> None:
     save(here, model, contract=moe.contract, provenance=moe.provenance, golden=moe.golden)
     with pytest.raises(VddError, match="inputs: the graph has extra, observation"):
         PolicyFile.open(here)
+
+
+def test_the_golden_error_of_a_gate_is_that_of_its_probabilities(moe: MoeTwin) -> None:
+    """Logits are defined up to a constant: adding one is no error, a changed gate is one."""
+    file = PolicyFile.open(moe.path)
+    session = file.session(("gating_logits", "expert_actions"), SessionSettings()).session
+    recorded = file.golden.outputs["gating_logits"]
+
+    def error_against(logits: np.ndarray) -> float:
+        outputs = file.golden.outputs | {"gating_logits": logits.astype(np.float32)}
+        golden = dataclasses.replace(file.golden, outputs=outputs)
+        return dataclasses.replace(file, golden=golden).golden_error(session)
+
+    assert error_against(recorded + 50.0) < 1e-5
+    other = recorded.copy()
+    other[:, 0] += 1.0
+    assert error_against(other) > 1e-2
