@@ -32,6 +32,7 @@ def result_of(success: list[bool], mode: list[int]) -> RolloutResult:
         steps=np.ones(n, np.int64),
         trajectory=np.zeros((n, 2, 2)),
         expert=np.zeros((n, 1), np.int64),
+        reward=np.array(success, np.float64),
     )
 
 
@@ -40,7 +41,7 @@ def upwards(
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Every robot goes straight up from x = .525, with expert = its index."""
     n = len(window)
-    return np.tile([0.0, 0.01], (n, 1)), np.arange(n)
+    return np.tile([0.0, 0.01], (n, 1, 1)), np.arange(n)
 
 
 def test_the_registry_builds_tasks_that_keep_the_protocol() -> None:
@@ -78,7 +79,7 @@ def test_after_a_robots_end_its_path_is_nan_and_its_expert_none() -> None:
     def policy(
         window: Window, rng: np.random.Generator
     ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-        return np.array([[0.0, 0.01], [0.0, 0.0]]), np.array([5, 6])
+        return np.array([[[0.0, 0.01]], [[0.0, 0.0]]]), np.array([5, 6])
 
     result = rollout(make_task("avoiding"), policy, n=2, seed=0, n_obs_steps=1)
     short, full = result.steps.tolist()
@@ -114,7 +115,7 @@ def test_the_seed_decides_the_whole_result() -> None:
     def policy(
         window: Window, rng: np.random.Generator
     ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-        return rng.normal(0.0, 0.003, (len(window), 2)), np.full(len(window), -1)
+        return rng.normal(0.0, 0.003, (len(window), 1, 2)), np.full(len(window), -1)
 
     paths = [
         rollout(make_task("avoiding"), policy, n=4, seed=s, n_obs_steps=1).trajectory
@@ -124,12 +125,39 @@ def test_the_seed_decides_the_whole_result() -> None:
     assert not np.array_equal(paths[0], paths[2], equal_nan=True)
 
 
+def test_chunks_are_played_in_order_before_the_next_prediction() -> None:
+    """With three actions per chunk, every third step predicts and all three are used."""
+    predicted: list[NDArray[np.float64]] = []
+
+    def policy(
+        window: Window, rng: np.random.Generator
+    ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+        predicted.append(rng.normal(0.0, 0.001, (len(window), 4, 2)))
+        return predicted[-1], np.full(len(window), len(predicted))
+
+    result = rollout(make_task("avoiding"), policy, n=2, seed=0, n_action_steps=3)
+    played = np.concatenate([chunk[:, :3] for chunk in predicted], axis=1)[:, : result.steps[0]]
+    np.testing.assert_allclose(np.diff(result.trajectory[0], axis=0), played[0], atol=1e-12)
+    np.testing.assert_array_equal(result.expert[0, :7], [1, 1, 1, 2, 2, 2, 3])
+
+
 def test_a_policy_that_answers_in_wrong_shapes_is_named() -> None:
     """Broadcasting would hide that one action was sent to all robots."""
-    with pytest.raises(VddError, match=r"action \(2,\).*expects \(3, 2\)"):
-        rollout(make_task("avoiding"), lambda w, r: (np.zeros(2), np.zeros(3, int)), n=3, seed=0)
+    task, expert = make_task("avoiding"), np.zeros(3, int)
+    with pytest.raises(VddError, match=r"chunk \(2,\).*expects \(3, 1 or more, 2\)"):
+        rollout(task, lambda w, r: (np.zeros(2), expert), n=3, seed=0)
+    with pytest.raises(VddError, match=r"chunk \(3, 2, 2\).*expects \(3, 4 or more, 2\)"):
+        rollout(task, lambda w, r: (np.zeros((3, 2, 2)), expert), n=3, seed=0, n_action_steps=4)
     with pytest.raises(VddError, match="at least 1"):
-        rollout(make_task("avoiding"), upwards, n=0, seed=0)
+        rollout(task, upwards, n=0, seed=0)
+
+
+def test_an_action_that_is_not_finite_is_named_with_its_place() -> None:
+    """A diverged policy is an error, not a low success rate."""
+    chunk = np.zeros((3, 1, 2))
+    chunk[1] = np.nan
+    with pytest.raises(VddError, match="rollout 1 at step 0 is not finite"):
+        rollout(make_task("avoiding"), lambda w, r: (chunk, np.zeros(3, int)), n=3, seed=0)
 
 
 def test_entropy_has_its_closed_forms() -> None:

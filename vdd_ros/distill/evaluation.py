@@ -24,7 +24,7 @@ from vdd_ros.tasks.protocol import Policy, make_task, rollout, task_metrics
 def student_policy(
     student: GaussianMixtureOfExperts, selection: SelectionSettings | None = None
 ) -> Policy:
-    """Return a policy that executes the first action of the chosen expert's mean.
+    """Return a policy that answers with the chosen expert's mean.
 
     Without ``selection`` the expert is drawn from the gate with the rollout's own generator, the
     published rule.
@@ -43,7 +43,7 @@ def student_policy(
             expert = selector.select(gating)
         else:
             expert = sample_categorical(log_softmax(gating), rng)
-        return raw[np.arange(len(raw)), expert, 0], expert
+        return raw[np.arange(len(raw)), expert], expert
 
     return act
 
@@ -51,7 +51,7 @@ def student_policy(
 def teacher_policy(
     teacher: EdmTeacher, n_steps: int = 16, sampler: SamplerKind = "euler"
 ) -> Policy:
-    """Return a policy that executes the first action of a sampled chunk."""
+    """Return a policy that answers with a sampled chunk."""
 
     def act(
         window: NDArray[np.floating], rng: np.random.Generator
@@ -71,21 +71,36 @@ def teacher_policy(
                 generator=torch.Generator().manual_seed(int(rng.integers(2**62))),
             )
             raw = teacher.action.unnormalize(actions).numpy()
-        return raw[:, 0], np.full(len(window), -1)
+        return raw, np.full(len(window), -1)
 
     return act
 
 
 def closed_loop(
-    policy: Policy, *, task: str, level: str, rollouts: int, seed: int, n_obs_steps: int
+    policy: Policy,
+    *,
+    task: str,
+    level: str,
+    rollouts: int,
+    seed: int,
+    n_obs_steps: int,
+    n_action_steps: int = 1,
 ) -> Mapping[str, float]:
-    """Roll a policy out and return success, entropy, modes and score."""
+    """Roll a policy out and return success, entropy, modes, score and reward."""
     robots = make_task(task, level=level)
-    result = rollout(robots, policy, n=rollouts, seed=seed, n_obs_steps=n_obs_steps)
+    result = rollout(
+        robots,
+        policy,
+        n=rollouts,
+        seed=seed,
+        n_obs_steps=n_obs_steps,
+        n_action_steps=n_action_steps,
+    )
     metrics = task_metrics(result, robots.n_modes)
     return {
         "success": metrics.success,
         "entropy": metrics.entropy,
         "modes": metrics.modes,
         "score": metrics.score,
+        "reward": metrics.reward,
     }

@@ -31,7 +31,7 @@ def evaluate_policy(
 
     Returns:
         The figures as plain JSON types (task, level, rollouts, success, success_ci95, entropy,
-        entropy_ci95, modes, score) and the rollouts behind them, for figures.
+        entropy_ci95, modes, score, reward) and the rollouts behind them, for figures.
 
     Raises:
         VddError: the policy was made for a robot with other observations or actions, or it
@@ -45,44 +45,24 @@ def evaluate_policy(
             f"{task.dim_act}; evaluate it on the task it was trained for"
         )
     policy.reset(seed=seed)
-    result = rollout(
-        task, ChunkExecutor(policy), n=rollouts, seed=seed, n_obs_steps=contract.n_obs_steps
-    )
-    figures: dict[str, Any] = {"task": task.name, "level": task.level}
-    figures.update(dataclasses.asdict(task_metrics(result, task.n_modes)))
-    return figures, result
 
-
-class ChunkExecutor:
-    """Plays ``n_action_steps`` actions of every predicted chunk, for many robots in step."""
-
-    def __init__(self, policy: Policy) -> None:
-        """Start before the first prediction."""
-        self._policy = policy
-        self._n_action_steps = policy.contract.n_action_steps
-        self._step = 0
-        self._chunk: NDArray[np.floating]
-        self._expert: NDArray[np.int64]
-
-    def __call__(
-        self,
+    def act(
         windows: NDArray[np.floating],
         rng: np.random.Generator,
     ) -> tuple[NDArray[np.floating], NDArray[np.int64]]:
-        """Return action [N, dim_act] and expert [N] for windows [N, n_obs_steps, dim_obs].
+        return policy.act_batch(windows)
 
-        The policy draws from its own seeded stream, as it does on the robot; ``rng`` is the
-        task protocol's and stays untouched.
-        """
-        position = self._step % self._n_action_steps
-        if position == 0:
-            self._chunk, self._expert = self._policy.act_batch(windows.astype(np.float32))
-            if not np.isfinite(self._chunk).all():
-                robot = int(np.argwhere(~np.isfinite(self._chunk))[0][0])
-                raise VddError(
-                    f"{self._policy.file.path}: the action of rollout {robot} at step "
-                    f"{self._step} is not finite; the policy was trained on bad data or its "
-                    "training diverged: train it again"
-                )
-        self._step += 1
-        return self._chunk[:, position], self._expert
+    try:
+        result = rollout(
+            task,
+            act,
+            n=rollouts,
+            seed=seed,
+            n_obs_steps=contract.n_obs_steps,
+            n_action_steps=contract.n_action_steps,
+        )
+    except VddError as error:
+        raise VddError(f"{policy.file.path}: {error}") from None
+    figures: dict[str, Any] = {"task": task.name, "level": task.level}
+    figures.update(dataclasses.asdict(task_metrics(result, task.n_modes)))
+    return figures, result

@@ -226,7 +226,11 @@ class AvoidingTask:
 
     def outcome(self) -> Outcome:
         """Success and mode of every robot so far."""
-        return Outcome(success=self._success.copy(), mode=gaps_to_mode(self._gaps))
+        return Outcome(
+            success=self._success.copy(),
+            mode=gaps_to_mode(self._gaps),
+            reward=self._success.astype(np.float64),
+        )
 
     def step(self, action: ArrayLike) -> Array:
         """Advance every unfinished robot by one control step.

@@ -19,7 +19,7 @@ from vdd_ros.core.errors import VddError, did_you_mean
 
 Array = NDArray[np.floating]
 Policy = Callable[[Array, np.random.Generator], tuple[Array, NDArray[np.integer]]]
-"""(observation window [N, n_obs_steps, D_obs], generator) -> (action [N, D_act], expert [N]).
+"""(windows [N, n_obs_steps, D_obs], generator) -> (chunk [N, horizon, D_act], expert [N]).
 
 A policy without experts returns -1 for every robot.
 """
@@ -35,6 +35,8 @@ class Outcome:
     """[N] the goal was reached."""
     mode: NDArray[np.int64]
     """[N] which of the task's ways was taken, 0..n_modes-1; -1 where it is not (yet) decided."""
+    reward: NDArray[np.float64]
+    """[N] how well it went so far, 0..1; a task that knows success only says 0 or 1."""
 
 
 @runtime_checkable
@@ -119,10 +121,18 @@ class RolloutResult:
     """[N, T+1, 2] positions from the start on; NaN after the robot's end."""
     expert: NDArray[np.int64]
     """[N, T] expert that acted; -1 where there was none, and after the robot's end."""
+    reward: NDArray[np.float64]
+    """[N] how well it went, 0..1."""
 
 
 def rollout(
-    task: Task, policy: Policy, *, n: int, seed: int, n_obs_steps: int = 1
+    task: Task,
+    policy: Policy,
+    *,
+    n: int,
+    seed: int,
+    n_obs_steps: int = 1,
+    n_action_steps: int = 1,
 ) -> RolloutResult:
     """Run `policy` on n fresh robots until all have finished.
 
@@ -130,17 +140,23 @@ def rollout(
 
     Args:
         task: the simulated robots; reset here.
-        policy: called once per control step with the windows of all n robots.
+        policy: called with the windows of all n robots, once per ``n_action_steps`` steps.
         n: number of robots.
         seed: the whole result is a function of it, provided the policy draws from the
             generator it is given.
         n_obs_steps: length of the observation window.
+        n_action_steps: actions of every predicted chunk that are executed before the next
+            prediction.
 
     Raises:
-        VddError: n or n_obs_steps below 1, or the policy's answer has a wrong shape.
+        VddError: a number below 1, or the policy's answer has a wrong shape, too short a chunk or
+            numbers that are not finite.
     """
-    if n < 1 or n_obs_steps < 1:
-        raise VddError(f"got n={n} and n_obs_steps={n_obs_steps}; both must be at least 1")
+    if min(n, n_obs_steps, n_action_steps) < 1:
+        raise VddError(
+            f"got n={n}, n_obs_steps={n_obs_steps} and n_action_steps={n_action_steps}; all must "
+            "be at least 1"
+        )
     seeds = np.random.SeedSequence(seed).spawn(2)
     task_rng, policy_rng = np.random.default_rng(seeds[0]), np.random.default_rng(seeds[1])
     observation = task.reset(n, task_rng)
@@ -151,14 +167,12 @@ def rollout(
     experts: list[NDArray[np.int64]] = []
     while not task.done.all():
         active = ~task.done
-        action, expert = policy(window, policy_rng)
-        action, expert = np.asarray(action), np.asarray(expert)
-        if action.shape != (n, task.dim_act) or expert.shape != (n,):
-            raise VddError(
-                f"the policy returned action {action.shape} and expert {expert.shape}; "
-                f"task '{task.name}' expects ({n}, {task.dim_act}) and ({n},)"
-            )
-        observation = task.step(action)
+        position = len(experts) % n_action_steps
+        if position == 0:
+            chunk, expert = policy(window, policy_rng)
+            chunk, expert = np.asarray(chunk), np.asarray(expert)
+            _check_answer(chunk, expert, task, n, n_action_steps, step=len(experts))
+        observation = task.step(chunk[:, position])
         window = np.roll(window, -1, axis=1)
         window[:, -1] = observation
         steps += active
@@ -171,7 +185,33 @@ def rollout(
         steps=steps,
         trajectory=np.stack(positions, axis=1),
         expert=np.stack(experts, axis=1) if experts else np.empty((n, 0), np.int64),
+        reward=outcome.reward,
     )
+
+
+def _check_answer(
+    chunk: Array,
+    expert: NDArray[np.integer],
+    task: Task,
+    n: int,
+    n_action_steps: int,
+    *,
+    step: int,
+) -> None:
+    """Refuse an answer that is not a chunk of finite actions and an expert per robot."""
+    horizon = chunk.shape[1] if chunk.ndim == 3 else 0
+    fits = chunk.shape == (n, horizon, task.dim_act) and expert.shape == (n,)
+    if not fits or horizon < n_action_steps:
+        raise VddError(
+            f"the policy returned chunk {chunk.shape} and expert {expert.shape}; task "
+            f"'{task.name}' expects ({n}, {n_action_steps} or more, {task.dim_act}) and ({n},)"
+        )
+    if not np.isfinite(chunk).all():
+        robot = int(np.argwhere(~np.isfinite(chunk))[0][0])
+        raise VddError(
+            f"the action of rollout {robot} at step {step} is not finite; the policy was trained "
+            "on bad data or its training diverged: train it again"
+        )
 
 
 @dataclass(frozen=True)
@@ -192,6 +232,8 @@ class TaskMetrics:
     """Number of different modes among the successful rollouts."""
     score: float
     """.8 success + .2 entropy, the combined score of D3IL (Jia et al., ICLR 2024)."""
+    reward: float
+    """Mean of the task's own graded measure, 0..1."""
 
 
 def task_metrics(result: RolloutResult, n_modes: int, *, seed: int = 0) -> TaskMetrics:
@@ -217,6 +259,7 @@ def task_metrics(result: RolloutResult, n_modes: int, *, seed: int = 0) -> TaskM
         entropy_ci95=_entropy_ci95(counts, entropy, np.random.default_rng(seed)),
         modes=int(np.count_nonzero(counts)),
         score=0.8 * success + 0.2 * entropy,
+        reward=float(np.mean(result.reward)),
     )
 
 

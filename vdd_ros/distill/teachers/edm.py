@@ -30,17 +30,12 @@ from vdd_ros.core.schedules import ScheduleKind
 from vdd_ros.distill.augmentation import NoiseSettings
 from vdd_ros.distill.ema import Ema
 from vdd_ros.distill.learning_rate import cosine_rate
-from vdd_ros.distill.networks.mlp import Mlp
+from vdd_ros.distill.networks.denoising import DenoisingShape, make_denoising_network
 from vdd_ros.distill.networks.normalization import Affine
-from vdd_ros.distill.networks.transformer import Transformer, initialise_like_gpt
 from vdd_ros.distill.student import Backbone
 from vdd_ros.distill.targets import Targets
 
 SigmaDensity = Literal["loguniform", "loglogistic"]
-
-# Frequencies of log sigma / 4 that the multilayer perceptron sees. The useful range of sigma
-# spans about one unit of log sigma / 4, so the highest turns a few times over it.
-_FREQUENCIES = (1.0, 2.0, 4.0, 8.0)
 
 
 @dataclass(frozen=True)
@@ -124,6 +119,19 @@ class TeacherSettings:
         if not 0 <= self.ema_decay < 1:
             raise VddError(f"ema_decay: got {self.ema_decay}, expected 0 <= ema_decay < 1")
 
+    def network(self) -> DenoisingShape:
+        """Return the shape of the network F."""
+        return DenoisingShape(
+            n_obs_steps=self.n_obs_steps,
+            horizon=self.horizon,
+            backbone=self.backbone,
+            width=self.width,
+            depth=self.depth,
+            n_heads=self.n_heads,
+            dropout_attention=self.dropout_attention,
+            dropout=self.dropout,
+        )
+
 
 class EdmTeacher(nn.Module):
     """Denoiser D(x, sigma, obs) in normalised coordinates (see `denoisers.Denoiser`).
@@ -156,12 +164,7 @@ class EdmTeacher(nn.Module):
         self.observation = observation or Affine(dim_obs)
         self.action = action or Affine(dim_act)
         self.register_buffer("sigma_data", torch.tensor(sigma_data))
-        if settings.backbone == "mlp":
-            self.network: nn.Module = _MlpBackbone(settings, dim_obs, dim_act)
-        elif settings.backbone == "transformer":
-            self.network = _TransformerBackbone(settings, dim_obs, dim_act)
-        else:
-            raise VddError(f"backbone: got '{settings.backbone}', expected 'mlp' or 'transformer'")
+        self.network = make_denoising_network(settings.network(), dim_obs=dim_obs, dim_act=dim_act)
 
     @property
     def sigma_min(self) -> float:
@@ -189,7 +192,7 @@ class EdmTeacher(nn.Module):
         total = scale.square() + self.sigma_data.square()
         skip = self.sigma_data.square() / total
         out = scale * self.sigma_data * torch.rsqrt(total)
-        return skip * x + out * self.network(x * torch.rsqrt(total), sigma.log() / 4, obs)
+        return skip * x + out * self.network(x * torch.rsqrt(total), sigma.log()[:, None] / 4, obs)
 
     forward = denoise
 
@@ -224,79 +227,6 @@ class EdmTeacher(nn.Module):
         low, high = cdf(self.sigma_min), cdf(self.sigma_max)
         inside = low + (high - low) * uniform
         return torch.exp(loc + spread * torch.logit(inside, eps=1e-7))
-
-
-class _MlpBackbone(nn.Module):
-    """F as a multilayer perceptron over [scaled x, window, features of log sigma / 4]."""
-
-    frequencies: Tensor
-
-    def __init__(self, settings: TeacherSettings, dim_obs: int, dim_act: int) -> None:
-        super().__init__()
-        dim = settings.horizon * dim_act
-        self.register_buffer("frequencies", torch.tensor(_FREQUENCIES), persistent=False)
-        self.mlp = Mlp(
-            dim + settings.n_obs_steps * dim_obs + 1 + 2 * len(_FREQUENCIES),
-            dim,
-            width=settings.width,
-            depth=settings.depth,
-        )
-        # F starts at zero, so D starts as the best linear denoiser.
-        for parameter in self.mlp.output.parameters():
-            nn.init.zeros_(parameter)
-
-    def forward(
-        self,
-        x: Float[Tensor, "B H A"],
-        log_sigma: Float[Tensor, " #B"],
-        obs: Float[Tensor, "B T O"],
-    ) -> Float[Tensor, "B H A"]:
-        # Shapes by .shape, not len(): len() would freeze the batch of an exported graph.
-        column = log_sigma[:, None]
-        phase = column * math.pi * self.frequencies
-        features = torch.cat([column, torch.sin(phase), torch.cos(phase)], dim=-1)
-        inputs = [x.flatten(1), obs.flatten(1), features.expand(x.shape[0], -1)]
-        return self.mlp(torch.cat(inputs, dim=-1)).view_as(x)
-
-
-class _TransformerBackbone(nn.Module):
-    """F as a transformer over the tokens [sigma, s_1..s_T, x_1..x_H], reading the action slots.
-
-    Nothing is hidden from anything: the window is history and the chunk is denoised as a whole,
-    so every token may attend to all. The published causal mask serves a window of actions in
-    which later ones are not yet known.
-    """
-
-    def __init__(self, settings: TeacherSettings, dim_obs: int, dim_act: int) -> None:
-        super().__init__()
-        self.horizon = settings.horizon
-        self.embed_sigma = nn.Linear(1, settings.width)
-        self.embed_obs = nn.Linear(dim_obs, settings.width)
-        self.embed_action = nn.Linear(dim_act, settings.width)
-        self.trunk = Transformer(
-            n_tokens=1 + settings.n_obs_steps + settings.horizon,
-            width=settings.width,
-            depth=settings.depth,
-            n_heads=settings.n_heads,
-            dropout_attention=settings.dropout_attention,
-            dropout_residual=settings.dropout,
-            causal=False,
-        )
-        initialise_like_gpt(self.trunk)
-        self.output = nn.Linear(settings.width, dim_act)
-
-    def forward(
-        self,
-        x: Float[Tensor, "B H A"],
-        log_sigma: Float[Tensor, " #B"],
-        obs: Float[Tensor, "B T O"],
-    ) -> Float[Tensor, "B H A"]:
-        tokens = [
-            self.embed_sigma(log_sigma[:, None])[:, None].expand(x.shape[0], -1, -1),
-            self.embed_obs(obs),
-            self.embed_action(x),
-        ]
-        return self.output(self.trunk(torch.cat(tokens, dim=1))[:, -self.horizon :])
 
 
 class EdmTraining:
