@@ -8,8 +8,10 @@ until the last robot has finished.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from importlib import import_module
+from types import MappingProxyType
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -87,6 +89,18 @@ class Task(Protocol):
         ...
 
 
+TASKS: Mapping[str, str] = MappingProxyType(
+    {
+        "avoiding": "vdd_ros.tasks.avoiding:AvoidingTask",
+    }
+)
+"""Where each task is defined, "module:factory" by name; imported only when that task is made.
+
+A factory takes `level` and `lag` and says with `vdd_ros.tasks.optional.simulator` which library
+it needs beside the package's own requirements.
+"""
+
+
 def make_task(name: str, *, level: str = "ideal", lag: bool = False) -> Task:
     """Build the task `name` at one of its levels.
 
@@ -96,15 +110,15 @@ def make_task(name: str, *, level: str = "ideal", lag: bool = False) -> Task:
         lag: observations are one control step old.
 
     Raises:
-        VddError: unknown task or level; the message names the known ones.
+        VddError: unknown task or level; the message names the known ones. Or the task's simulator
+            is not installed; the message says how to install it.
     """
-    # Imported here because the tasks themselves import the words of this file.
-    from vdd_ros.tasks.avoiding import AvoidingTask
-
-    known = {AvoidingTask.name: AvoidingTask}
-    if name not in known:
-        raise VddError(f"unknown task '{name}'{did_you_mean(name, known)}")
-    return known[name](level=level, lag=lag)
+    if name not in TASKS:
+        raise VddError(f"unknown task '{name}'{did_you_mean(name, TASKS)}")
+    # Imported here because the tasks import the words of this file, and simulators of others.
+    module, factory = TASKS[name].split(":")
+    task: Task = getattr(import_module(module), factory)(level=level, lag=lag)
+    return task
 
 
 @dataclass(frozen=True)
