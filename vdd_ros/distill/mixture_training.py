@@ -23,10 +23,11 @@ from vdd_ros.distill.kmeans import kmeans
 from vdd_ros.distill.learning_rate import cosine_rate
 from vdd_ros.distill.mixture import MixtureParameters, gate_entropy, joint_log_prob
 from vdd_ros.distill.objectives import ExpertWeight, gate_cross_entropy
+from vdd_ros.distill.rivals import ConsistencySettings, ImcSettings, TrajectorySettings
 from vdd_ros.distill.student import GaussianMixtureOfExperts, StudentSettings
 from vdd_ros.distill.targets import Targets
 
-Method = Literal["vdd", "em", "em-teacher"]
+Method = Literal["vdd", "em", "em-teacher", "imc", "cd", "ctm"]
 Estimator = Literal["path", "paper", "diffused"]
 WarmStart = Literal["em", "kmeans", "none"]
 SigmaRule = Literal["anneal", "uniform", "fixed"]
@@ -58,6 +59,8 @@ class DistillSettings:
     """Decay of the averaged weights, which act; 0 keeps the raw weights."""
     detach_gate: bool = False
     """Train only the gate's own layers on the gate loss, as published."""
+    learn_gate: bool = True
+    """False leaves the gate as it starts, every expert equally likely in every state."""
     noise: NoiseSettings = field(default_factory=NoiseSettings)
     """Observation noise: the teacher is asked beside the demonstrations, too."""
     warm_start: WarmStart = "em"
@@ -94,6 +97,12 @@ class DistillSettings:
     """vdd: first, largest sigma the teacher is asked at."""
     sigma_end: float = 0.05
     """vdd: last, smallest sigma."""
+    imc: ImcSettings = field(default_factory=ImcSettings)
+    """imc: the curriculum."""
+    consistency: ConsistencySettings = field(default_factory=ConsistencySettings)
+    """cd: noise levels, targets, loss."""
+    trajectory: TrajectorySettings = field(default_factory=TrajectorySettings)
+    """ctm: noise levels, targets, losses."""
     seed: int = 0
     """Seed of initialisation and training."""
 
@@ -146,6 +155,9 @@ class MixtureTraining:
         self.student, self.settings, self.targets = student, settings, targets
         self.n_iters = settings.n_iters
         self.teacher_queries = 0
+        if not settings.learn_gate:
+            # Its last layer starts at zero and stays there, so the trunk hears nothing from it.
+            student.gate.requires_grad_(False)
         self._ema = Ema(student, settings.ema_decay) if settings.ema_decay else None
         gate = list(student.gate.parameters())
         of_gate = {id(p) for p in gate}
@@ -167,6 +179,12 @@ class MixtureTraining:
     ) -> Float[Tensor, ""]:
         """Return the loss whose gradient moves the experts."""
 
+    def gate_targets(
+        self, mixture: MixtureParameters, joint: Float[Tensor, "B S K"]
+    ) -> Float[Tensor, "B S K"]:
+        """Return what the gate is fitted to: here the responsibilities; ``joint`` is constant."""
+        return torch.softmax(joint, dim=-1)
+
     def draw(self, iteration: int) -> tuple[Tensor, Tensor]:
         """Draw observations [B, T, O] and target actions [B, S, H, A]."""
         return self.targets.draw(self.settings.batch_size)
@@ -178,7 +196,7 @@ class MixtureTraining:
         mixture = self.student(obs, detach_gate=self.settings.detach_gate)
         # E-step: responsibilities under the current parameters, as constants.
         joint = joint_log_prob(action, mixture.detach())
-        gate_loss = gate_cross_entropy(mixture.gating_logits, torch.softmax(joint, dim=-1))
+        gate_loss = gate_cross_entropy(mixture.gating_logits, self.gate_targets(mixture, joint))
         loss = self.expert_loss(mixture, obs, action, iteration) + gate_loss
         for group in self._optimizer.param_groups:
             group["lr"] = group["peak"] * cosine_rate(iteration, self.n_iters)

@@ -1,0 +1,124 @@
+"""Settings of the rivals: what consistency models and IMC need beside `DistillSettings`.
+
+They stand apart from the methods so that every method's settings fit into one file, with the
+iterations, batches, learning rate and noise that all of them share.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from vdd_ros.core.errors import VddError
+from vdd_ros.distill.student import Backbone
+
+Solver = Literal["euler", "heun"]
+Distance = Literal["squared", "huber"]
+
+
+@dataclass(frozen=True)
+class FreshNetwork:
+    """Network of a consistency model that cannot take over its teacher's."""
+
+    backbone: Backbone = "mlp"
+    """mlp over the flattened window, or a transformer over frames and actions."""
+    width: int = 256
+    """Hidden units, or length of a token."""
+    depth: int = 3
+    """Hidden layers, or blocks."""
+    n_heads: int = 4
+    """transformer: attention heads."""
+    dropout: float = 0.0
+    """transformer: dropout."""
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        for name in ("width", "depth", "n_heads"):
+            _at_least_one(f"network.{name}", getattr(self, name))
+        if not 0 <= self.dropout < 1:
+            raise VddError(f"network.dropout: got {self.dropout}, expected 0 <= dropout < 1")
+
+
+@dataclass(frozen=True)
+class ConsistencySettings:
+    """Consistency Distillation (method cd)."""
+
+    n_scales: int = 18
+    """Noise levels the teacher's ODE is cut into, from sigma_max to sigma_min."""
+    rho: float = 7.0
+    """Spacing of the levels (Karras et al., 2022, equation 5)."""
+    solver: Solver = "heun"
+    """The teacher's step from one level to the next: heun asks it twice, euler once."""
+    distance: Distance = "huber"
+    """squared, or pseudo-Huber, which far pairs do not dominate."""
+    target_decay: float = 0.95
+    """Decay of the averaged weights that make the targets; 0 takes the present ones."""
+    network: FreshNetwork = field(default_factory=FreshNetwork)
+    """Network where the teacher is of another family than the student."""
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        _check_levels("consistency", self.n_scales, self.rho, self.target_decay)
+
+
+@dataclass(frozen=True)
+class TrajectorySettings:
+    """Consistency Trajectory Model (method ctm)."""
+
+    n_scales: int = 40
+    """Noise levels the teacher's ODE is cut into, from sigma_max to sigma_min."""
+    rho: float = 7.0
+    """Spacing of the levels (Karras et al., 2022, equation 5)."""
+    solver: Solver = "heun"
+    """The teacher's step from one level to the next: heun asks it twice, euler once."""
+    distance: Distance = "huber"
+    """squared, or pseudo-Huber, which far pairs do not dominate."""
+    target_decay: float = 0.0
+    """Decay of the averaged weights that make the targets; 0 takes the present ones."""
+    max_steps: int = 1
+    """Solver steps between a pair: drawn from 1 to this many."""
+    denoising_weight: float = 1.0
+    """Weight of the denoising loss on the demonstrations, beside 1 for the trajectory loss."""
+    network: FreshNetwork = field(default_factory=FreshNetwork)
+    """Network where the teacher is of another family than the student."""
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        _check_levels("trajectory", self.n_scales, self.rho, self.target_decay)
+        _at_least_one("trajectory.max_steps", self.max_steps)
+        if self.denoising_weight < 0:
+            raise VddError(
+                f"trajectory.denoising_weight: got {self.denoising_weight}, expected 0 or more"
+            )
+
+
+@dataclass(frozen=True)
+class ImcSettings:
+    """Information Maximizing Curriculum (method imc)."""
+
+    pacing: float = 1.0
+    """eta: how much of the data every expert takes on. Small: only what it does best already;
+    large: everything it is responsible for, which is EM."""
+    learn_covariance: bool = False
+    """Fit the covariances, too. As published they stay as they start (student.init_std): an
+    expert that may narrow gives the data it knows ever more weight, and in the end has one
+    action left."""
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        if not self.pacing > 0:
+            raise VddError(f"imc.pacing: got {self.pacing}, expected a positive number")
+
+
+def _check_levels(name: str, n_scales: int, rho: float, target_decay: float) -> None:
+    if n_scales < 2:
+        raise VddError(f"{name}.n_scales: got {n_scales}, expected at least 2")
+    if not rho > 0:
+        raise VddError(f"{name}.rho: got {rho}, expected a positive number")
+    if not 0 <= target_decay < 1:
+        raise VddError(f"{name}.target_decay: got {target_decay}, expected 0 <= decay < 1")
+
+
+def _at_least_one(name: str, value: int) -> None:
+    if value < 1:
+        raise VddError(f"{name}: got {value}, expected at least 1")
