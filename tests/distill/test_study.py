@@ -8,10 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from vdd_ros.core.config_io import dump_yaml
 from vdd_ros.core.errors import VddError
 from vdd_ros.distill.mixture_training import DistillSettings
+from vdd_ros.distill.pipeline import distill, train_teacher
 from vdd_ros.distill.student import StudentSettings
 from vdd_ros.distill.study import (
     StudyRow,
@@ -22,6 +24,8 @@ from vdd_ros.distill.study import (
     run_study,
 )
 from vdd_ros.distill.teachers.edm import TeacherSettings
+from vdd_ros.distill.tracking import read_lines
+from vdd_ros.distill.trainer import LoopSettings, train
 
 
 def test_the_interval_is_students_t() -> None:
@@ -114,3 +118,83 @@ def test_a_study_that_failed_at_once_leaves_its_folder_free(tmp_path: Path) -> N
     for name in ("first.npz", "second.npz"):
         with pytest.raises(VddError, match=f"{name}: no such file"):
             run_study(settings, str(tmp_path / name), tmp_path)
+
+
+class _Clock:
+    """A processor that works one second per iteration and a hundred per evaluation."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_what_an_evaluation_costs_is_not_training_time(tmp_path, monkeypatch) -> None:
+    """Curves with more points must not look more expensive."""
+    clock = _Clock()
+    monkeypatch.setattr("vdd_ros.distill.trainer.time.process_time", clock)
+    network = torch.nn.Linear(1, 1)
+
+    class Counting:
+        n_iters, teacher_queries = 6, 0
+
+        def parts(self):
+            return {"network": network}
+
+        def optimizers(self):
+            return {}
+
+        def acting(self):
+            return network
+
+        def step(self, iteration):
+            clock.now += 1.0
+            return {"loss": 0.0}
+
+    def evaluate(model):
+        clock.now += 100.0
+        return {"score": 0.5}
+
+    cpu_s = train(
+        Counting(),
+        tmp_path,
+        loop=LoopSettings(),
+        resume=False,
+        cpu_start_s=-3.0,
+        evaluate=evaluate,
+        evaluate_every=2,
+    )
+    assert cpu_s == 9.0  # three of preparation, six of iterations
+    lines = read_lines(tmp_path / "metrics.jsonl")
+    assert [line["cpu_s"] for line in lines] == [4.0, 5.0, 6.0, 7.0, 8.0, 9.0]
+    assert [line["iteration"] for line in lines if "score" in line] == [2, 4, 6]
+
+
+@pytest.mark.parametrize("method", ["vdd", "em"])
+def test_an_unlearnt_gate_stays_uniform_while_the_experts_learn(demos, tmp_path, method) -> None:
+    """The ablation of the paper's figure 4: the gate of every state is 1 / n_experts."""
+    train_teacher(demos, TeacherSettings(width=8, depth=1, n_iters=3), tmp_path / "teacher")
+    base = DistillSettings(
+        student=StudentSettings(n_experts=3, width=8, depth=1, head_width=4, init_std=0.3),
+        n_iters=20,
+        warm_start_iters=4,
+        batch_size=8,
+        cache_states=8,
+        cache_samples=2,
+        cache_steps=2,
+    )
+    logits, means = {}, {}
+    for learn in (True, False):
+        result = distill(
+            tmp_path / "teacher",
+            demos,
+            replace(base, learn_gate=learn),
+            out_dir=tmp_path / str(learn),
+            method=method,
+        )
+        obs = torch.randn(16, 1, demos.dim_obs)
+        logits[learn], means[learn] = result.student.proposals(result.student.features(obs))
+    assert torch.equal(logits[False], torch.zeros(16, 3))
+    assert logits[True].abs().max() > 1e-3
+    assert means[False].std(0).max() > 1e-4  # the experts answer to the state

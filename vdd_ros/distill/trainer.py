@@ -118,7 +118,7 @@ def train(
         title: what the progress display says.
 
     Returns:
-        Processor seconds of the whole training, over all resumed parts.
+        Processor seconds of the whole training, over all resumed parts, evaluations left out.
 
     Raises:
         TrainingInterrupted: Ctrl-C; the state is saved.
@@ -142,7 +142,10 @@ def train(
                 values["teacher_queries"] = float(method.teacher_queries)
                 values["cpu_s"] = round(time.process_time() - cpu_start_s, 3)
                 if evaluate is not None and evaluate_every and done % evaluate_every < log_every:
+                    began_s = time.process_time()
                     values |= evaluate(method.acting())
+                    # Judging is no part of training: what it took is not on the bill.
+                    cpu_start_s += time.process_time() - began_s
                 for writer in (figures, *writers):
                     writer.write(done, values)
             progress.update(done, values, method.teacher_queries)
