@@ -47,6 +47,9 @@ class DistillSettings:
     """Observations in the window; null takes the teacher's (1 without a teacher)."""
     horizon: int | None = None
     """Actions in the chunk; null takes the teacher's (1 without a teacher)."""
+    pad: bool = False
+    """Keep chunks that run past an episode's end, filled with its last action (see the teacher's
+    setting of this name)."""
     n_iters: int = 4000
     """Iterations in all, the warm start included."""
     batch_size: int = 256

@@ -89,7 +89,12 @@ def train_teacher(
     """
     cpu_start_s, folder, loop = time.process_time(), Path(out_dir), loop or LoopSettings()
     with reproducible(settings.seed, loop.n_threads):
-        windows = make_windows(demos, n_obs_steps=settings.n_obs_steps, horizon=settings.horizon)
+        windows = make_windows(
+            demos,
+            n_obs_steps=settings.n_obs_steps,
+            horizon=settings.horizon,
+            pad=settings.pad,
+        )
         observation = Affine(
             demos.dim_obs, Normalizer.fit(demos.observation, settings.normalize_obs)
         )
@@ -173,7 +178,9 @@ def distill(
     with reproducible(settings.seed, loop.n_threads):
         settings = _fit_to_teacher(settings, teacher, demos)
         info = _student_info(demos, settings, method, teacher_dir)
-        windows = make_windows(demos, n_obs_steps=info.n_obs_steps, horizon=info.horizon)
+        windows = make_windows(
+            demos, n_obs_steps=info.n_obs_steps, horizon=info.horizon, pad=settings.pad
+        )
         _claim(folder, info, windows.observation, resume=resume)
         training = _prepare(demos, windows, settings, method, teacher)
         cpu_s = train(

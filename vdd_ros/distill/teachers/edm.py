@@ -46,6 +46,11 @@ class TeacherSettings:
     """Observations the policy sees."""
     horizon: int = 1
     """Actions it denoises at once."""
+    pad: bool = False
+    """Keep chunks that run past an episode's end, filled with its last action.
+
+    Right where actions are positions to go to; wrong where they are increments.
+    """
     backbone: Backbone = "mlp"
     """mlp over the flattened window, or a transformer over frames and actions."""
     width: int = 256
