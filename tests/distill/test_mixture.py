@@ -10,6 +10,7 @@ from torch.distributions import Categorical, MixtureSameFamily, MultivariateNorm
 from tests.distill.toys import random_mixture
 from vdd_ros.core.mixture import GaussianMixture
 from vdd_ros.distill.mixture import (
+    MixtureParameters,
     diffuse,
     expert_log_prob,
     gate_entropy,
@@ -18,6 +19,15 @@ from vdd_ros.distill.mixture import (
 )
 
 SHAPES = [(1, 1), (1, 2), (1, 3), (2, 2), (4, 3)]
+
+
+def repeat(mixture, n):
+    def expand(part):
+        return part.expand(n, *part.shape[1:])
+
+    return MixtureParameters(
+        expand(mixture.gating_logits), expand(mixture.mean), mixture.covariance.map(expand)
+    )
 
 
 def oracle(mixture):
@@ -82,14 +92,14 @@ def test_responsibilities_stay_finite_where_every_density_underflows():
 def test_entropies_are_those_of_torch_distributions():
     mixture = random_mixture(3, 4, 2, 3)
     experts = MultivariateNormal(mixture.flat_mean, scale_tril=mixture.scale_tril)
-    torch.testing.assert_close(gaussian_entropy(mixture.scale_tril), experts.entropy())
+    torch.testing.assert_close(gaussian_entropy(mixture.covariance), experts.entropy())
     gate = Categorical(logits=mixture.gating_logits)
     torch.testing.assert_close(gate_entropy(mixture.gating_logits), gate.entropy())
 
 
 def test_samples_have_the_gates_frequencies_and_the_experts_moments():
     one = random_mixture(1, 3, 1, 2)
-    many = type(one)(*(part.expand(40_000, *part.shape[1:]) for part in one))
+    many = repeat(one, 40_000)
     action, expert = many.sample(torch.Generator().manual_seed(0))
     share = torch.bincount(expert, minlength=3) / len(expert)
     torch.testing.assert_close(share, one.log_gate.exp()[0].float(), atol=0.01, rtol=0)

@@ -42,8 +42,9 @@ def test_head_starts_at_the_given_means_and_deviation(covariance):
     )
     means = torch.randn(3, 2)
     head.set_means(means)
-    mean, scale = head(torch.randn(5, 16))
+    mean, spread = head(torch.randn(5, 16))
     torch.testing.assert_close(mean, means.expand(5, 3, 2), atol=0.1, rtol=0)
+    scale = spread.cholesky()
     torch.testing.assert_close(scale, (0.4 * torch.eye(2)).expand(5, 3, 2, 2), atol=0.05, rtol=0)
 
 
@@ -51,8 +52,8 @@ def test_deviations_never_fall_below_the_bound():
     head = GaussianHead(dim_in=1, n_experts=1, dim=2, covariance="full", init_std=1.0, min_std=0.1)
     with torch.no_grad():
         head.free.bias.fill_(-1e4)
-    _, scale = head(torch.zeros(1, 1))
-    assert torch.equal(torch.diagonal(scale[0, 0]), torch.full((2,), 0.1))
+    _, spread = head(torch.zeros(1, 1))
+    assert torch.equal(torch.diagonal(spread.cholesky()[0, 0]), torch.full((2,), 0.1))
 
 
 def test_impossible_heads_are_refused():

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from dataclasses import fields
 
 import pytest
 import torch
 
 from tests.distill.toys import random_mixture
+from vdd_ros.distill.covariance import Diagonal
 from vdd_ros.distill.mixture import MixtureParameters, mixture_score
 from vdd_ros.distill.objectives import (
     choose_experts,
@@ -23,7 +25,20 @@ from vdd_ros.distill.objectives import (
 
 
 def leaves(mixture: MixtureParameters) -> MixtureParameters:
-    return MixtureParameters(*(part.clone().requires_grad_() for part in mixture))
+    def leaf(part):
+        return part.clone().requires_grad_()
+
+    return MixtureParameters(
+        leaf(mixture.gating_logits), leaf(mixture.mean), mixture.covariance.map(leaf)
+    )
+
+
+def parts(mixture: MixtureParameters) -> list[torch.Tensor]:
+    """Return the tensors a mixture is made of."""
+    of = mixture.covariance
+    return [
+        mixture.gating_logits, mixture.mean, *(getattr(of, f.name) for f in fields(of))
+    ]  # fmt: skip
 
 
 def vdd_gradient(estimator, mixture, target, *, n_samples):
@@ -37,7 +52,7 @@ def vdd_gradient(estimator, mixture, target, *, n_samples):
         loss = vdd_path_loss(action, weight, score, mixture)
     else:
         loss = vdd_paper_loss(action, experts, weight, score, mixture)
-    mean, scale = torch.autograd.grad(loss, [mixture.mean, mixture.scale_tril])
+    mean, scale = torch.autograd.grad(loss, [mixture.mean, mixture.covariance.blocks])
     return torch.cat([mean.flatten(), torch.tril(scale).flatten()])
 
 
@@ -88,7 +103,7 @@ def test_the_metric_turns_the_gradient_of_a_mean_into_the_step_to_the_optimum():
     experts, weight = choose_experts(weights, 1)
     action = reparameterized_actions(mixture, experts, 4)
     score = mixture_score(action.detach().flatten(1, 2), target).view_as(action)
-    loss = vdd_path_loss(action, weight, score, mixture, one.scale_tril @ one.scale_tril.mT)
+    loss = vdd_path_loss(action, weight, score, mixture, one.covariance)
     (gradient,) = torch.autograd.grad(loss, mean)
     torch.testing.assert_close(gradient, (one.mean - target.mean))
 
@@ -102,12 +117,15 @@ def test_published_responsibilities_lose_the_repulsion_at_nine_dimensions():
     torch.manual_seed(1)
     exact = random_mixture(64, 4, 1, 9)
     exact = exact._replace(mean=0.1 * exact.mean)  # where training starts: experts overlap
-    exact = exact._replace(scale_tril=torch.eye(9, dtype=torch.float64).expand(64, 4, 9, 9))
+    exact = exact._replace(covariance=Diagonal(torch.ones(64, 4, 9, dtype=torch.float64)))
     action = exact.mean[:, :1, 0] + torch.randn(64, 1, 9, dtype=torch.float64)
 
     def gradient(log_responsibilities, dtype):
         at = action.to(dtype).requires_grad_()
-        mixture = MixtureParameters(*(part.to(dtype) for part in exact))
+        mixture = MixtureParameters(
+            exact.gating_logits.to(dtype), exact.mean.to(dtype),
+            exact.covariance.map(lambda part: part.to(dtype)),
+        )  # fmt: skip
         return torch.autograd.grad(log_responsibilities(at, mixture)[..., 0].sum(), at)[0].double()
 
     truth = gradient(lambda a, m: m.log_responsibilities(a), torch.float64)
@@ -127,8 +145,8 @@ def test_em_steps_are_the_gradient_of_the_likelihood():
     )
     whole = negative_log_likelihood(action, mixture)
     for ours, theirs in zip(
-        torch.autograd.grad(split, list(mixture)),
-        torch.autograd.grad(whole, list(mixture)),
+        torch.autograd.grad(split, parts(mixture)),
+        torch.autograd.grad(whole, parts(mixture)),
         strict=True,
     ):
         torch.testing.assert_close(torch.tril(ours), torch.tril(theirs))

@@ -235,8 +235,9 @@ def test_every_method_goes_from_demonstrations_to_a_loadable_run(demos, tmp_path
     )
     loaded = load_student(tmp_path / "run")
     obs = torch.randn(3, 1, 2)
-    for ours, theirs in zip(result.student(obs), loaded(obs), strict=True):
-        assert torch.equal(ours, theirs)
+    ours, theirs = result.student(obs), loaded(obs)
+    for name in ("gating_logits", "mean", "scale_tril"):
+        assert torch.equal(getattr(ours, name), getattr(theirs, name))
     last = read_lines(tmp_path / "run" / "metrics.jsonl")[-1]
     assert {"loss", "gate_entropy", "experts_alive", "teacher_queries", "cpu_s"} <= set(last)
     info = checkpoint.read_info(tmp_path / "run")

@@ -6,6 +6,7 @@ import math
 
 import torch
 
+from vdd_ros.distill.covariance import Triangular
 from vdd_ros.distill.mixture import MixtureParameters
 from vdd_ros.distill.teachers.analytic import AnalyticTeacher
 
@@ -28,5 +29,5 @@ def random_mixture(
     return MixtureParameters(
         torch.randn(batch, n_experts, dtype=dtype),
         torch.randn(batch, n_experts, horizon, dim_act, dtype=dtype),
-        torch.tril(factor, -1) + torch.diag_embed(diagonal),
+        Triangular.full(torch.tril(factor, -1) + torch.diag_embed(diagonal)),
     )

@@ -36,7 +36,7 @@ from vdd_ros.core.errors import VddError
 from vdd_ros.core.schedules import sigma_schedule
 from vdd_ros.distill import checkpoint
 from vdd_ros.distill.student import GaussianMixtureOfExperts
-from vdd_ros.distill.teachers.edm import EdmTeacher
+from vdd_ros.distill.teachers.base import DenoisingTeacher
 
 FORMAT_VERSION = 1
 # The newest whose operators every ONNX Runtime we support has; 25 expands attention to 445 nodes.
@@ -82,13 +82,13 @@ class StudentGraph(nn.Module):
             return outputs
         # a_raw = scale * a + offset, so the factor's rows are stretched by the scale.
         stretch = student.action.scale.repeat(student.horizon)
-        return (*outputs, stretch[:, None] * student.scale_tril(features))
+        return (*outputs, student.covariance(features).stretch(stretch).cholesky())
 
 
 class TeacherGraph(nn.Module):
     """The denoiser, its result in raw units, and whole samplers unrolled."""
 
-    def __init__(self, teacher: EdmTeacher, unroll: Sequence[int]) -> None:
+    def __init__(self, teacher: DenoisingTeacher, unroll: Sequence[int]) -> None:
         """Wrap a teacher; each entry of ``unroll`` is a number of Euler steps."""
         super().__init__()
         self.teacher = teacher
@@ -274,7 +274,7 @@ def _run_torch(graph: nn.Module, inputs: Arrays, output_names: list[str]) -> Arr
 
 
 def _windows(
-    model: GaussianMixtureOfExperts | EdmTeacher, examples: NDArray[np.float32]
+    model: GaussianMixtureOfExperts | DenoisingTeacher, examples: NDArray[np.float32]
 ) -> list[NDArray[np.float32]]:
     """Return two batches of windows: golden ones, then examples and random ones."""
     rng = np.random.default_rng(0)
@@ -285,7 +285,7 @@ def _windows(
 
 
 def _denoiser_sample(
-    teacher: EdmTeacher, windows: NDArray[np.float32], *, with_noise: bool
+    teacher: DenoisingTeacher, windows: NDArray[np.float32], *, with_noise: bool
 ) -> Arrays:
     """Return denoiser inputs that go with windows: every sigma, noise of its size."""
     n = len(windows)
@@ -300,7 +300,7 @@ def _denoiser_sample(
 
 
 def fit_contract(
-    contract: PolicyContract, model: GaussianMixtureOfExperts | EdmTeacher | checkpoint.RunInfo
+    contract: PolicyContract, model: GaussianMixtureOfExperts | DenoisingTeacher | checkpoint.RunInfo
 ) -> PolicyContract:
     """Return the contract with the model's window and chunk.
 

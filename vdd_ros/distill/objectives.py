@@ -26,6 +26,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from vdd_ros.core.errors import VddError
+from vdd_ros.distill.covariance import Covariance
 from vdd_ros.distill.mixture import (
     MixtureParameters,
     expert_log_prob,
@@ -91,10 +92,10 @@ def reparameterized_actions(
     mixture: MixtureParameters, experts: Int[Tensor, "B M"], n_samples: int
 ) -> Float[Tensor, "B M S D"]:
     r"""Draw :math:`a = \mu_z + L_z \epsilon` for the chosen experts, differentiably."""
-    rows = torch.arange(len(experts))[:, None]
-    mean, scale = mixture.flat_mean[rows, experts], mixture.scale_tril[rows, experts]
-    noise = torch.randn(*experts.shape, n_samples, mean.shape[-1], dtype=mean.dtype)
-    return mean[:, :, None] + torch.einsum("bmij,bmsj->bmsi", scale, noise)
+    mean = mixture.flat_mean[torch.arange(len(experts))[:, None], experts]
+    chosen = mixture.covariance.select(experts)
+    noise = torch.randn(*experts.shape, n_samples, chosen.n_noise, dtype=mean.dtype)
+    return mean[:, :, None] + chosen.color(noise)
 
 
 # -- the expert step of VDD --------------------------------------------------------------------
@@ -105,7 +106,7 @@ def vdd_path_loss(
     weight: Float[Tensor, "B M"],
     teacher_score: Float[Tensor, "B M S D"],
     mixture: MixtureParameters,
-    metric: Float[Tensor, "B M D D"] | None = None,
+    metric: Covariance | None = None,
 ) -> Float[Tensor, ""]:
     r"""Expert loss whose gradient is the path derivative of U.
 
@@ -130,7 +131,7 @@ def vdd_path_loss(
     own_score = mixture_score(flat, mixture.detach()).view_as(action)
     direction = own_score - teacher_score
     if metric is not None:
-        direction = torch.einsum("bmij,bmsj->bmsi", metric.detach(), direction)
+        direction = metric.detach().times(direction)
     return _weighted(weight, (direction * action).sum(-1).mean(-1))
 
 
@@ -154,7 +155,7 @@ def vdd_paper_loss(
     own = responsibilities.view(*action.shape[:3], -1).gather(
         -1, experts[:, :, None, None].expand(-1, -1, action.shape[2], 1)
     )[..., 0]
-    entropy = gaussian_entropy(mixture.scale_tril).gather(1, experts)
+    entropy = gaussian_entropy(mixture.covariance).gather(1, experts)
     gain = ((teacher_score * action).sum(-1) + own).mean(-1) + entropy
     return _weighted(weight, -gain)
 

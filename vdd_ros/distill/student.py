@@ -1,26 +1,33 @@
 r"""The student: a Gaussian Mixture of Experts that acts in one pass.
 
 One shared trunk reads the observation window; three small heads give the gate, the means and the
-Cholesky factors of all experts (Zhou et al., 2024, section 4; the reference implementation shares
+covariances of all experts (Zhou et al., 2024, section 4; the reference implementation shares
 the trunk in the same way). All experts then cost little more than one.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import copy
+import math
+from dataclasses import dataclass, replace
 from typing import Literal
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from vdd_ros.core.errors import VddError
+from vdd_ros.distill.covariance import Covariance
 from vdd_ros.distill.mixture import MixtureParameters
-from vdd_ros.distill.networks.gaussian_head import CovarianceKind, GaussianHead
+from vdd_ros.distill.networks.gaussian_head import CovarianceKind, GaussianHead, keep_rows
 from vdd_ros.distill.networks.mlp import Mlp
 from vdd_ros.distill.networks.normalization import Affine
 from vdd_ros.distill.networks.transformer import Transformer, initialise_like_gpt
 
 Backbone = Literal["mlp", "transformer"]
+
+# Rows per pass over a set of states.
+_ROWS = 4096
 
 
 @dataclass(frozen=True)
@@ -42,15 +49,23 @@ class StudentSettings:
     head_width: int = 64
     """Hidden units of each head."""
     covariance: CovarianceKind = "full"
-    """full or diag, over the flattened action chunk."""
+    """Over the flattened action chunk: full (costs grow with the square of its length), diag,
+    block (one full block per time step) or lowrank (diag and ``rank`` shared directions)."""
+    rank: int = 4
+    """lowrank: shared directions, the ways in which a whole chunk varies together."""
     init_std: float = 0.4
     """Standard deviation of every expert at the start, in normalised actions."""
     min_std: float = 0.01
     """Lower bound of every standard deviation, in normalised actions."""
+    deblur: float = 0.0
+    """Sigma whose square is taken out of every covariance, where training put it in; 0 for none.
+
+    Set by the training itself (`DistillSettings.deblur`), which knows what it put in.
+    """
 
     def __post_init__(self) -> None:
         """Check the ranges."""
-        for name in ("n_experts", "width", "depth", "n_heads", "head_width"):
+        for name in ("n_experts", "width", "depth", "n_heads", "head_width", "rank"):
             if getattr(self, name) < 1:
                 raise VddError(f"{name}: got {getattr(self, name)}, expected at least 1")
         if not 0 <= self.dropout < 1:
@@ -60,10 +75,15 @@ class StudentSettings:
                 f"min_std {self.min_std} and init_std {self.init_std}: expected "
                 "0 < min_std < init_std"
             )
+        if not 0 <= self.deblur < math.inf:
+            raise VddError(f"deblur: got {self.deblur}, expected 0 or a positive sigma")
 
 
 class GaussianMixtureOfExperts(nn.Module):
     """Observation window in, mixture over action chunks out; everything normalised.
+
+    A goal needs nothing of its own: append it to every observation, and the policy is conditioned
+    on it (Zhou et al., 2024, and BESO feed goals as further tokens to the same trunk).
 
     Args:
         settings: the shape.
@@ -124,6 +144,8 @@ class GaussianMixtureOfExperts(nn.Module):
             covariance=settings.covariance,
             init_std=settings.init_std,
             min_std=settings.min_std,
+            block=dim_act,
+            rank=settings.rank,
         )
 
     def features(self, obs: Float[Tensor, "B T O"]) -> Float[Tensor, "B W"]:
@@ -140,9 +162,12 @@ class GaussianMixtureOfExperts(nn.Module):
         chunk = mean.view(-1, self.settings.n_experts, self.horizon, self.dim_act)
         return self.gate(features), chunk
 
-    def scale_tril(self, features: Float[Tensor, "B W"]) -> Float[Tensor, "B K D D"]:
-        """Return the experts' Cholesky factors."""
-        return self.head.scale_tril(self.lift_scale(features))
+    def covariance(self, features: Float[Tensor, "B W"]) -> Covariance:
+        """Return the experts' covariances [B, K]."""
+        covariance = self.head.covariance(self.lift_scale(features))
+        if self.settings.deblur:
+            covariance = covariance.deblur(self.settings.deblur, self.settings.min_std)
+        return covariance
 
     def forward(
         self, obs: Float[Tensor, "B T O"], *, detach_gate: bool = False
@@ -158,4 +183,43 @@ class GaussianMixtureOfExperts(nn.Module):
         logits, mean = self.proposals(features)
         if detach_gate:
             logits = self.gate(features.detach())
-        return MixtureParameters(logits, mean, self.scale_tril(features))
+        return MixtureParameters(logits, mean, self.covariance(features))
+
+
+@torch.no_grad()
+def mean_gate(
+    student: GaussianMixtureOfExperts, obs: Float[Tensor, "N T O"]
+) -> Float[Tensor, " K"]:
+    """Return the average gate over states: each expert's share of the work."""
+    shares = [
+        torch.softmax(student.gate(student.features(rows)), dim=-1).sum(0)
+        for rows in obs.split(_ROWS)
+    ]
+    return torch.stack(shares).sum(0) / len(obs)
+
+
+def prune_experts(
+    student: GaussianMixtureOfExperts, obs: Float[Tensor, "N T O"], threshold: float
+) -> GaussianMixtureOfExperts:
+    """Return a student without the experts that hardly any state uses.
+
+    More experts than modes cover more modes from any start, and the superfluous ones lose their
+    gate in training; taking them out afterwards makes the number of experts adaptive. The weights
+    of those that stay are untouched, so the new mixture is the old one without the dropped terms,
+    its gate renormalised.
+
+    Args:
+        student: stays as it is.
+        obs: normalised windows to average the gate over, the training states.
+        threshold: share of an even gate below which an expert goes: its mean gate is less than
+            threshold / K. The busiest expert always stays.
+    """
+    share = mean_gate(student, obs)
+    kept = torch.nonzero(share >= min(threshold / len(share), float(share.max())))[:, 0]
+    pruned = copy.deepcopy(student)
+    pruned.settings = replace(student.settings, n_experts=len(kept))
+    *lift, logits = student.gate
+    assert isinstance(logits, nn.Linear)  # as the constructor made it
+    pruned.gate = nn.Sequential(*lift, keep_rows(logits, kept, len(share)))
+    pruned.head = student.head.keep(kept)
+    return pruned

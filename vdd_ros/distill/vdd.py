@@ -21,7 +21,7 @@ samples (random starts cover half the modes).
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from vdd_ros.core.errors import VddError
@@ -100,7 +100,7 @@ class VddTraining(MixtureTraining):
         experts, weight = choose_experts(weights, settings.experts_per_state)
         drawn = reparameterized_actions(mixture, experts, settings.samples_per_expert)
         sigma = self.sigma(iteration, len(obs))
-        metric = self.metric(mixture, experts) if settings.natural else None
+        metric = mixture.covariance.select(experts) if settings.natural else None
         if settings.estimator == "path":
             return vdd_path_loss(
                 drawn, weight, self.teacher_score(drawn, sigma, obs), mixture, metric
@@ -120,13 +120,6 @@ class VddTraining(MixtureTraining):
             scale = weight if settings.natural else weight * sigma[:, None] ** 2
             return vdd_path_loss(noised, scale, target, wider, metric)
         raise VddError(f"estimator: unknown '{settings.estimator}'; known: path, paper, diffused")
-
-    def metric(
-        self, mixture: MixtureParameters, experts: Int[Tensor, "B M"]
-    ) -> Float[Tensor, "B M D D"]:
-        """Return the covariances of the drawn experts."""
-        factor = mixture.scale_tril[torch.arange(len(experts))[:, None], experts]
-        return factor @ factor.mT
 
     def sigma(self, iteration: int, batch: int) -> Float[Tensor, " B"]:
         """Return the sigma each state's actions are judged at."""

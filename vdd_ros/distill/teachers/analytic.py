@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vdd_ros.core.schedules import ScheduleKind
+from vdd_ros.distill.covariance import Triangular
 from vdd_ros.distill.mixture import MixtureParameters, mixture_score
 
 
@@ -50,7 +51,9 @@ class AnalyticTeacher:
         eye = torch.eye(self.covariance.shape[-1], dtype=self.covariance.dtype)
         covariance = self.covariance + (sigma**2)[:, None, None, None] * eye
         return MixtureParameters(
-            self.weights.log().expand(batch, -1), mean, torch.linalg.cholesky(covariance)
+            self.weights.log().expand(batch, -1),
+            mean,
+            Triangular.full(torch.linalg.cholesky(covariance)),
         )
 
     def denoise(
