@@ -20,6 +20,11 @@ DISTILL = [
     "jaxtyping>=0.2.36",
     *PLOT,
 ]
+# Simulators of tasks; each is imported only when its task is made.
+SIM = [
+    "gym-pusht>=0.1.8",
+    "shapely>=2.0.3",
+]
 TEST = [
     "pytest>=8.0",
     "pytest-timeout>=2.3",
@@ -77,10 +82,11 @@ setup(
         "ros-kilted": [f"ros-kilted-{name}{LINUX}" for name in ROS_WHEELS],
         "demo": PLOT,
         "distill": DISTILL,
+        "sim": SIM,
         # A second distribution of the same module: uninstall onnxruntime first.
         "gpu": ["onnxruntime-gpu>=1.18"],
         "test": TEST,
-        "dev": [*DISTILL, *TEST, *COLCON, *LINT],
+        "dev": [*DISTILL, *SIM, *TEST, *COLCON, *LINT],
     },
     entry_points={
         "console_scripts": [

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -230,3 +232,16 @@ def test_without_success_every_figure_is_zero() -> None:
     assert (metrics.success, metrics.entropy, metrics.modes, metrics.score) == (0.0, 0.0, 0, 0.0)
     assert metrics.entropy_ci95 == (0.0, 0.0)
     assert metrics.success_ci95[1] > 0.3
+
+
+def test_a_task_may_count_the_modes_of_failed_rollouts_and_add_figures() -> None:
+    """Where success is rare, diversity over successes alone would rest on nothing."""
+    result = result_of([True, False, False, False], [0, 1, 0, -1])
+    assert task_metrics(result, 2).modes == 1
+    figures = {"height": np.array([1.0, 2.0, 3.0, 6.0])}
+    every = replace(result, counted=np.ones(4, bool), extra=figures)
+    metrics = task_metrics(every, 2)
+    assert metrics.success == 0.25
+    assert metrics.modes == 2
+    assert metrics.entropy == pytest.approx(float(mode_entropy(np.array([2, 1]))))
+    assert metrics.extra == {"height": 3.0}

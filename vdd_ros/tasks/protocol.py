@@ -9,7 +9,7 @@ until the last robot has finished.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from types import MappingProxyType
 from typing import Protocol, runtime_checkable
@@ -39,6 +39,13 @@ class Outcome:
     """[N] which of the task's ways was taken, 0..n_modes-1; -1 where it is not (yet) decided."""
     reward: NDArray[np.float64]
     """[N] how well it went so far, 0..1; a task that knows success only says 0 or 1."""
+    counted: NDArray[np.bool_] | None = None
+    """[N] whose modes count for the diversity; None: those that succeeded.
+
+    A task where success is rare has to count others, or its diversity would rest on nothing.
+    """
+    extra: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
+    """[N] each: further figures by name, whose means are reported."""
 
 
 @runtime_checkable
@@ -92,6 +99,7 @@ class Task(Protocol):
 TASKS: Mapping[str, str] = MappingProxyType(
     {
         "avoiding": "vdd_ros.tasks.avoiding:AvoidingTask",
+        "pusht": "vdd_ros.tasks.pusht:PushTTask",
     }
 )
 """Where each task is defined, "module:factory" by name; imported only when that task is made.
@@ -137,6 +145,10 @@ class RolloutResult:
     """[N, T] expert that acted; -1 where there was none, and after the robot's end."""
     reward: NDArray[np.float64]
     """[N] how well it went, 0..1."""
+    counted: NDArray[np.bool_] | None = None
+    """[N] whose modes count for the diversity; None: those that succeeded."""
+    extra: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
+    """[N] each: further figures by name."""
 
 
 def rollout(
@@ -200,6 +212,8 @@ def rollout(
         trajectory=np.stack(positions, axis=1),
         expert=np.stack(experts, axis=1) if experts else np.empty((n, 0), np.int64),
         reward=outcome.reward,
+        counted=outcome.counted,
+        extra=outcome.extra,
     )
 
 
@@ -239,21 +253,26 @@ class TaskMetrics:
     success_ci95: tuple[float, float]
     """Wilson interval of `success`."""
     entropy: float
-    """Entropy of the modes of successful rollouts over log(n_modes); 1 = all equally often."""
+    """Entropy of the modes of the rollouts that count, over log(n_modes); 1 = all equally often.
+
+    Those that succeeded count, unless the task says otherwise (`Outcome.counted`).
+    """
     entropy_ci95: tuple[float, float]
     """Bootstrap interval of `entropy`."""
     modes: int
-    """Number of different modes among the successful rollouts."""
+    """Number of different modes among the rollouts that count."""
     score: float
     """.8 success + .2 entropy, the combined score of D3IL (Jia et al., ICLR 2024)."""
     reward: float
     """Mean of the task's own graded measure, 0..1."""
+    extra: Mapping[str, float] = field(default_factory=dict)
+    """Means of the task's further figures."""
 
 
 def task_metrics(result: RolloutResult, n_modes: int, *, seed: int = 0) -> TaskMetrics:
     """Success, diversity and their 95 % intervals.
 
-    Successful rollouts whose mode is undecided count for success and not for the entropy.
+    Rollouts whose mode is undecided count for success and not for the entropy.
 
     Args:
         result: what `rollout` returned.
@@ -262,7 +281,8 @@ def task_metrics(result: RolloutResult, n_modes: int, *, seed: int = 0) -> TaskM
     """
     n = len(result.success)
     success = float(np.mean(result.success))
-    modes = result.mode[result.success & (result.mode >= 0)]
+    counted = result.success if result.counted is None else result.counted
+    modes = result.mode[counted & (result.mode >= 0)]
     counts = np.bincount(modes, minlength=n_modes)
     entropy = float(mode_entropy(counts))
     return TaskMetrics(
@@ -274,6 +294,7 @@ def task_metrics(result: RolloutResult, n_modes: int, *, seed: int = 0) -> TaskM
         modes=int(np.count_nonzero(counts)),
         score=0.8 * success + 0.2 * entropy,
         reward=float(np.mean(result.reward)),
+        extra={name: float(np.mean(values)) for name, values in result.extra.items()},
     )
 
 
