@@ -30,7 +30,9 @@ from vdd_ros.core.config_io import dump_json, from_dict, to_dict, write_atomic
 from vdd_ros.core.errors import VddError
 from vdd_ros.distill.networks.normalization import Affine
 from vdd_ros.distill.student import GaussianMixtureOfExperts, StudentSettings
-from vdd_ros.distill.teachers.edm import EdmTeacher, TeacherSettings
+from vdd_ros.distill.teachers.base import DenoisingTeacher
+from vdd_ros.distill.teachers.family import make_teacher
+from vdd_ros.distill.teachers.settings import TeacherSettings
 
 FORMAT_VERSION = 1
 N_EXAMPLES = 64
@@ -173,8 +175,8 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tenso
     optimizer.load_state_dict({"state": state, "param_groups": groups})
 
 
-def load_teacher(folder: str | Path) -> EdmTeacher:
-    """Load a trained teacher, ready to denoise.
+def load_teacher(folder: str | Path) -> DenoisingTeacher:
+    """Load a trained teacher of any family, ready to denoise.
 
     Raises:
         VddError: not a teacher's run folder, or a damaged one.
@@ -182,7 +184,7 @@ def load_teacher(folder: str | Path) -> EdmTeacher:
     info = _expect(folder, "teacher")
     settings = from_dict(TeacherSettings, info.model, where=f"{folder}/{SETTINGS}")
     with _untouched_generator():
-        teacher = EdmTeacher(settings, dim_obs=info.dim_obs, dim_act=info.dim_act)
+        teacher = make_teacher(settings, dim_obs=info.dim_obs, dim_act=info.dim_act)
     return _fill(teacher, Path(folder))
 
 

@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vdd_ros.core.samplers import SamplerKind, sample
-from vdd_ros.core.schedules import ScheduleKind, sigma_schedule
+from vdd_ros.core.schedules import SigmaSchedule, sigma_schedule
 
 
 @runtime_checkable
@@ -48,8 +48,8 @@ class Teacher(Denoiser, Protocol):
         ...
 
     @property
-    def schedule(self) -> ScheduleKind:
-        """Sigmas its sampler walks through."""
+    def schedule(self) -> SigmaSchedule:
+        """Sigmas its sampler walks through: a named schedule, or the levels it was trained at."""
         ...
 
 
@@ -72,7 +72,7 @@ def sample_actions(
     sigma_min: float,
     sigma_max: float,
     kind: SamplerKind = "euler",
-    schedule: ScheduleKind = "exponential",
+    schedule: SigmaSchedule = "exponential",
     generator: torch.Generator | None = None,
 ) -> Float[Tensor, "B H A"]:
     """Draw one normalised action chunk per observation from standard normal noise.

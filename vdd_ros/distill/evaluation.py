@@ -17,7 +17,7 @@ from vdd_ros.core.mixture import log_softmax, sample_categorical
 from vdd_ros.core.samplers import SamplerKind
 from vdd_ros.distill.denoisers import sample_actions
 from vdd_ros.distill.student import GaussianMixtureOfExperts
-from vdd_ros.distill.teachers.edm import EdmTeacher
+from vdd_ros.distill.teachers.base import DenoisingTeacher
 from vdd_ros.tasks.protocol import Policy, make_task, rollout, task_metrics
 
 
@@ -49,7 +49,7 @@ def student_policy(
 
 
 def teacher_policy(
-    teacher: EdmTeacher, n_steps: int = 16, sampler: SamplerKind = "euler"
+    teacher: DenoisingTeacher, n_steps: int = 16, sampler: SamplerKind = "euler"
 ) -> Policy:
     """Return a policy that answers with a sampled chunk."""
 

@@ -30,7 +30,10 @@ from vdd_ros.distill.mixture_training import (
 from vdd_ros.distill.networks.normalization import Affine
 from vdd_ros.distill.student import GaussianMixtureOfExperts
 from vdd_ros.distill.targets import Targets, data_targets, teacher_targets
-from vdd_ros.distill.teachers.edm import EdmTeacher, EdmTraining, TeacherSettings
+from vdd_ros.distill.teachers.base import DenoisingTeacher, measured_action_box
+from vdd_ros.distill.teachers.family import make_teacher
+from vdd_ros.distill.teachers.settings import TeacherSettings
+from vdd_ros.distill.teachers.training import TeacherTraining
 from vdd_ros.distill.trainer import LoopSettings, reproducible, train
 from vdd_ros.distill.vdd import VddTraining
 
@@ -44,7 +47,7 @@ class TeacherResult:
 
     folder: Path
     """Its run folder."""
-    teacher: EdmTeacher
+    teacher: DenoisingTeacher
     """The averaged network, ready to denoise."""
     training_cpu_s: float
     """Processor seconds of the training."""
@@ -102,18 +105,19 @@ def train_teacher(
         targets = data_targets(
             windows, observation, action, _noise(settings.noise, observation, action)
         )
-        teacher = EdmTeacher(
+        teacher = make_teacher(
             settings,
             dim_obs=demos.dim_obs,
             dim_act=demos.dim_act,
             observation=observation,
             action=action,
             sigma_data=settings.sigma_data or measured_sigma_data(targets.action),
+            action_box=measured_action_box(targets.action),
         )
         info = RunInfo(
             format_version=checkpoint.FORMAT_VERSION,
             kind="teacher",
-            method="edm",
+            method=settings.family,
             dim_obs=demos.dim_obs,
             dim_act=demos.dim_act,
             n_obs_steps=settings.n_obs_steps,
@@ -127,7 +131,7 @@ def train_teacher(
         )
         _claim(folder, info, windows.observation, resume=resume)
         cpu_s = train(
-            EdmTraining(teacher, targets),
+            TeacherTraining(teacher, targets),
             folder,
             loop=loop,
             resume=resume,
@@ -210,7 +214,7 @@ def _prepare(
     windows: Windows,
     settings: DistillSettings,
     method: Method,
-    teacher: EdmTeacher | None,
+    teacher: DenoisingTeacher | None,
 ) -> MixtureTraining:
     """Build student, targets and method."""
     if teacher is not None:
@@ -246,7 +250,7 @@ def _prepare(
     return training
 
 
-def _teacher_samples(teacher: EdmTeacher, data: Targets, settings: DistillSettings) -> Targets:
+def _teacher_samples(teacher: DenoisingTeacher, data: Targets, settings: DistillSettings) -> Targets:
     return teacher_targets(
         teacher,
         data,
@@ -257,7 +261,7 @@ def _teacher_samples(teacher: EdmTeacher, data: Targets, settings: DistillSettin
 
 
 def _fit_to_teacher(
-    settings: DistillSettings, teacher: EdmTeacher | None, demos: Demonstrations
+    settings: DistillSettings, teacher: DenoisingTeacher | None, demos: Demonstrations
 ) -> DistillSettings:
     """Fill in window and chunk, and check that data and teacher belong together."""
     if teacher is None:

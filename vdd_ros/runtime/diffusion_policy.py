@@ -44,7 +44,7 @@ class DiffusionSettings:
     sampler: SamplerKind = "euler"
     """euler, heun, ddim, dpmpp_2m or euler_ancestral."""
     schedule: ScheduleKind | None = None
-    """linear, exponential or karras; by default the one recorded in the file."""
+    """linear, exponential, karras or flow; by default the one recorded in the file."""
     variant: Variant = "auto"
     """loop, bound or unrolled; auto takes unrolled where the file holds it, else bound."""
     seed: int = 0
@@ -170,7 +170,8 @@ class DiffusionPolicy:
             raise VddError(
                 f"{self.file.path}: holds no unrolled {self.settings.sampler} sampler of "
                 f"{self.settings.n_steps} steps on this schedule; it holds euler on "
-                f"'{recorded}' with {held or 'no'} steps; use variant auto, bound or loop"
+                f"'{recorded if isinstance(recorded, str) else 'its own levels'}' with "
+                f"{held or 'no'} steps; use variant auto, bound or loop"
             )
         return asked
 

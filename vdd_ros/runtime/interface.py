@@ -80,11 +80,7 @@ def _denoiser(
     low, high = (_positive_number(provenance, key) for key in ("sigma_min", "sigma_max"))
     if low > high:
         raise VddError(f"sigma_min {low} is above sigma_max {high}; expected 0 < min <= max")
-    known = typing.get_args(ScheduleKind)
-    if provenance.get("sigma_schedule") not in known:
-        raise VddError(
-            f"sigma_schedule: got {provenance.get('sigma_schedule')!r}; known: {', '.join(known)}"
-        )
+    _check_schedule(provenance.get("sigma_schedule"))
     unroll = provenance.get("unroll", [])
     if not isinstance(unroll, list) or not all(type(n) is int and n > 0 for n in unroll):
         raise VddError(f"unroll: got {unroll!r}, expected a list of positive step counts")
@@ -98,6 +94,17 @@ def _denoiser(
         inputs["noise"] = action
     names = ["denoised", "action", *(unrolled_name(n) for n in unroll)]
     return inputs, dict.fromkeys(names, action)
+
+
+def _check_schedule(schedule: object) -> None:
+    """A named schedule, or the noise levels that a discrete-time model was trained at."""
+    known = typing.get_args(ScheduleKind)
+    if isinstance(schedule, list):
+        if schedule and all(type(v) in (int, float) and 0 < v < _HUGE for v in schedule):
+            return
+        raise VddError("sigma_schedule: got a list, expected positive finite numbers in it")
+    if schedule not in known:
+        raise VddError(f"sigma_schedule: got {schedule!r}; known: {', '.join(known)}")
 
 
 def _compare(role: str, specs: tuple[TensorSpec, ...], want: Mapping[str, Shape]) -> None:

@@ -7,21 +7,22 @@ denoiser, two for a model that jumps from one level to another.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from vdd_ros.core.errors import VddError
+from vdd_ros.core.errors import VddError, did_you_mean
+from vdd_ros.distill.networks.film import FilmMlp
+from vdd_ros.distill.networks.levels import LevelFeatures
 from vdd_ros.distill.networks.mlp import Mlp
 from vdd_ros.distill.networks.transformer import Transformer, initialise_like_gpt
-from vdd_ros.distill.student import Backbone
+from vdd_ros.distill.networks.unet1d import Unet1d
 
-# Frequencies of a level that the multilayer perceptron sees. Levels are log sigma / 4, whose
-# useful range spans about one unit, so the highest turns a few times over it.
-_FREQUENCIES = (1.0, 2.0, 4.0, 8.0)
+DenoisingBackbone = Literal["mlp", "transformer", "unet"]
+Conditioning = Literal["concat", "film"]
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class DenoisingShape:
     """Observations in the window."""
     horizon: int
     """Actions in the chunk."""
-    backbone: Backbone
+    backbone: DenoisingBackbone
     """Kind of network."""
     width: int
     """Hidden units, or length of a token."""
@@ -46,32 +47,92 @@ class DenoisingShape:
     """transformer: dropout of embeddings and residual updates."""
     n_levels: int = 1
     """Noise levels the network is told."""
+    conditioning: Conditioning = "concat"
+    """mlp: how window and levels act."""
+    down_dims: tuple[int, ...] = (64, 128, 256)
+    """unet: channels per level."""
+    kernel_size: int = 5
+    """unet: steps a convolution sees."""
+    n_groups: int = 8
+    """unet: groups of the normalisation."""
+    dim_goal: int = 0
+    """transformer: trailing observation components that are the goal."""
+
+    def check(self) -> None:
+        """Check what belongs to the backbone.
+
+        Raises:
+            VddError: a shape that cannot be built.
+        """
+        known = ("mlp", "transformer", "unet")
+        if self.backbone not in known:
+            raise VddError(f"backbone: got '{self.backbone}'{did_you_mean(self.backbone, known)}")
+        if self.conditioning not in ("concat", "film"):
+            raise VddError(f"conditioning: got '{self.conditioning}', expected 'concat' or 'film'")
+        if self.conditioning != "concat" and self.backbone != "mlp":
+            raise VddError(
+                f"conditioning '{self.conditioning}' belongs to backbone 'mlp', got "
+                f"'{self.backbone}'; leave it out"
+            )
+        if self.dim_goal < 0 or (self.dim_goal and self.backbone != "transformer"):
+            raise VddError(
+                f"dim_goal: got {self.dim_goal} with backbone '{self.backbone}'; expected 0, or "
+                "the trailing goal components of the observation with backbone 'transformer'"
+            )
+        if self.backbone == "unet":
+            self._check_unet()
+
+    def _check_unet(self) -> None:
+        if not self.down_dims or min(self.down_dims) < 1 or self.n_groups < 1:
+            raise VddError(
+                f"down_dims {list(self.down_dims)} and n_groups {self.n_groups}: expected at "
+                "least one level of at least 1 channel, and at least 1 group"
+            )
+        if any(channels % self.n_groups for channels in self.down_dims):
+            raise VddError(
+                f"down_dims {list(self.down_dims)}: n_groups {self.n_groups} does not divide all "
+                "of them; choose multiples of it"
+            )
+        if self.kernel_size < 1 or self.kernel_size % 2 == 0:
+            raise VddError(f"kernel_size: got {self.kernel_size}, expected an odd number")
+        halvings = 2 ** (len(self.down_dims) - 1)
+        if self.horizon % halvings:
+            raise VddError(
+                f"horizon: got {self.horizon}, but a unet of {len(self.down_dims)} levels halves "
+                f"the chunk {len(self.down_dims) - 1} times; choose a multiple of {halvings}, or "
+                "fewer entries in down_dims"
+            )
 
 
 def make_denoising_network(shape: DenoisingShape, *, dim_obs: int, dim_act: int) -> nn.Module:
     """Build F: (x [B, H, A], levels [#B, L], obs [B, T, O]) -> [B, H, A].
 
     Raises:
-        VddError: unknown backbone.
+        VddError: a shape that cannot be built.
     """
-    if shape.backbone == "mlp":
-        return _MlpBackbone(shape, dim_obs, dim_act)
+    shape.check()
+    if not shape.dim_goal < dim_obs:
+        raise VddError(
+            f"dim_goal: got {shape.dim_goal} of {dim_obs} observation components; expected fewer"
+        )
+    if shape.backbone == "unet":
+        return _UnetBackbone(shape, dim_obs, dim_act)
     if shape.backbone == "transformer":
         return _TransformerBackbone(shape, dim_obs, dim_act)
-    raise VddError(f"backbone: got '{shape.backbone}', expected 'mlp' or 'transformer'")
+    if shape.conditioning == "film":
+        return _FilmBackbone(shape, dim_obs, dim_act)
+    return _MlpBackbone(shape, dim_obs, dim_act)
 
 
 class _MlpBackbone(nn.Module):
     """F as a multilayer perceptron over [x, window, features of the levels]."""
 
-    frequencies: Tensor
-
     def __init__(self, shape: DenoisingShape, dim_obs: int, dim_act: int) -> None:
         super().__init__()
         dim = shape.horizon * dim_act
-        self.register_buffer("frequencies", torch.tensor(_FREQUENCIES), persistent=False)
+        self.told = LevelFeatures(shape.n_levels)
         self.mlp = Mlp(
-            dim + shape.n_obs_steps * dim_obs + shape.n_levels * (1 + 2 * len(_FREQUENCIES)),
+            dim + shape.n_obs_steps * dim_obs + self.told.dim,
             dim,
             width=shape.width,
             depth=shape.depth,
@@ -87,31 +148,90 @@ class _MlpBackbone(nn.Module):
         obs: Float[Tensor, "B T O"],
     ) -> Float[Tensor, "B H A"]:
         # Shapes by .shape, not len(): len() would freeze the batch of an exported graph.
-        features = [
-            torch.cat([column, torch.sin(phase), torch.cos(phase)], dim=-1)
-            for column in levels.split(1, dim=-1)
-            for phase in [column * math.pi * self.frequencies]
-        ]
-        told = torch.cat(features, dim=-1).expand(x.shape[0], -1)
+        told = self.told(levels).expand(x.shape[0], -1)
         return self.mlp(torch.cat([x.flatten(1), obs.flatten(1), told], dim=-1)).view_as(x)
 
 
-class _TransformerBackbone(nn.Module):
-    """F as a transformer over the tokens [levels, s_1..s_T, x_1..x_H], reading the action slots.
+class _FilmBackbone(nn.Module):
+    """F as a multilayer perceptron over x that window and levels scale and shift."""
 
-    Nothing is hidden from anything: the window is history and the chunk is denoised as a whole,
-    so every token may attend to all. The published causal mask serves a window of actions in
-    which later ones are not yet known.
+    def __init__(self, shape: DenoisingShape, dim_obs: int, dim_act: int) -> None:
+        super().__init__()
+        dim = shape.horizon * dim_act
+        self.told = LevelFeatures(shape.n_levels)
+        self.mlp = FilmMlp(
+            dim,
+            dim,
+            dim_condition=shape.n_obs_steps * dim_obs + self.told.dim,
+            width=shape.width,
+            depth=shape.depth,
+        )
+        for parameter in self.mlp.output.parameters():
+            nn.init.zeros_(parameter)
+
+    def forward(
+        self,
+        x: Float[Tensor, "B H A"],
+        levels: Float[Tensor, "#B L"],
+        obs: Float[Tensor, "B T O"],
+    ) -> Float[Tensor, "B H A"]:
+        told = self.told(levels).expand(x.shape[0], -1)
+        condition = torch.cat([told, obs.flatten(1)], dim=-1)
+        return self.mlp(x.flatten(1), condition).view_as(x)
+
+
+class _UnetBackbone(nn.Module):
+    """F as a U-Net along the chunk, conditioned on [features of the levels, window]."""
+
+    def __init__(self, shape: DenoisingShape, dim_obs: int, dim_act: int) -> None:
+        super().__init__()
+        self.told = LevelFeatures(shape.n_levels)
+        self.unet = Unet1d(
+            dim_act,
+            dim_condition=self.told.dim + shape.n_obs_steps * dim_obs,
+            width=shape.width,
+            down_dims=shape.down_dims,
+            kernel_size=shape.kernel_size,
+            n_groups=shape.n_groups,
+        )
+
+    def forward(
+        self,
+        x: Float[Tensor, "B H A"],
+        levels: Float[Tensor, "#B L"],
+        obs: Float[Tensor, "B T O"],
+    ) -> Float[Tensor, "B H A"]:
+        told = self.told(levels).expand(x.shape[0], -1)
+        return self.unet(x, torch.cat([told, obs.flatten(1)], dim=-1))
+
+
+class _TransformerBackbone(nn.Module):
+    """F as a transformer over the tokens [levels, goal, s_1..s_T, x_1..x_H], reading the x slots.
+
+    With ``dim_goal`` the last components of the newest observation are the goal and a token of
+    their own; the frames are embedded without them. (BESO repeats the goal's token and shares its
+    embedding with the observations, which asks for goals that are observations.)
+
+    The published layout, [level, goals, s_1, x_1, .., s_T, x_T] under a causal mask with one
+    position per pair (Reuss et al., 2023; Jia et al., 2024), denoises the actions of the whole
+    window beside their observations. While acting, its first T - 1 pairs must be filled with the
+    actions that were really taken, so those actions are an input of the policy. Ours see
+    observations and nothing else: the contract has no such input, a student distilled under
+    the teacher's own noisy window actions meets a score that never occurs in use, and past actions
+    invite a policy to copy itself. Without them the pairs before the last have no action to
+    denoise and the published layout becomes this one: history, then the chunk. The window is
+    known as a whole and the chunk is denoised as a whole, so nothing is hidden from anything.
     """
 
     def __init__(self, shape: DenoisingShape, dim_obs: int, dim_act: int) -> None:
         super().__init__()
-        self.horizon = shape.horizon
+        self.horizon, self.dim_goal = shape.horizon, shape.dim_goal
         self.embed_sigma = nn.Linear(shape.n_levels, shape.width)
-        self.embed_obs = nn.Linear(dim_obs, shape.width)
+        self.embed_obs = nn.Linear(dim_obs - shape.dim_goal, shape.width)
         self.embed_action = nn.Linear(dim_act, shape.width)
+        self.embed_goal = nn.Linear(shape.dim_goal, shape.width) if shape.dim_goal else None
         self.trunk = Transformer(
-            n_tokens=1 + shape.n_obs_steps + shape.horizon,
+            n_tokens=1 + bool(shape.dim_goal) + shape.n_obs_steps + shape.horizon,
             width=shape.width,
             depth=shape.depth,
             n_heads=shape.n_heads,
@@ -128,9 +248,9 @@ class _TransformerBackbone(nn.Module):
         levels: Float[Tensor, "#B L"],
         obs: Float[Tensor, "B T O"],
     ) -> Float[Tensor, "B H A"]:
-        tokens = [
-            self.embed_sigma(levels)[:, None].expand(x.shape[0], -1, -1),
-            self.embed_obs(obs),
-            self.embed_action(x),
-        ]
+        tokens = [self.embed_sigma(levels)[:, None].expand(x.shape[0], -1, -1)]
+        if self.embed_goal is not None:
+            tokens.append(self.embed_goal(obs[:, -1:, -self.dim_goal :]))
+            obs = obs[..., : -self.dim_goal]
+        tokens += [self.embed_obs(obs), self.embed_action(x)]
         return self.output(self.trunk(torch.cat(tokens, dim=1))[:, -self.horizon :])

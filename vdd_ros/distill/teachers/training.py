@@ -1,0 +1,64 @@
+"""Fits a teacher of any family to demonstrations."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from vdd_ros.distill.ema import Ema
+from vdd_ros.distill.learning_rate import cosine_rate
+from vdd_ros.distill.targets import Targets
+from vdd_ros.distill.teachers.base import DenoisingTeacher
+
+
+class TeacherTraining:
+    """A `trainer.Trainable` that fits a teacher to demonstrations.
+
+    Args:
+        teacher: trained in place.
+        targets: normalised windows with their action chunks.
+    """
+
+    teacher_queries = 0
+
+    def __init__(self, teacher: DenoisingTeacher, targets: Targets) -> None:
+        settings = teacher.settings
+        self.teacher, self.targets, self.settings = teacher, targets, settings
+        self.n_iters = settings.n_iters
+        self._ema = Ema(teacher, settings.ema_decay) if settings.ema_decay else None
+        self._optimizer = torch.optim.AdamW(
+            teacher.parameters(),
+            lr=settings.learning_rate,
+            weight_decay=settings.weight_decay,
+            fused=True,
+        )
+
+    def step(self, iteration: int) -> Mapping[str, Tensor | float]:
+        """Take one optimiser step on one minibatch."""
+        settings = self.settings
+        obs, action = self.targets.draw(settings.batch_size)
+        sigma = self.teacher.draw_sigma(len(obs))
+        loss = self.teacher.loss(action[:, 0], obs, sigma, torch.randn_like(action[:, 0]))
+        rate = settings.learning_rate * cosine_rate(iteration, self.n_iters)
+        for group in self._optimizer.param_groups:
+            group["lr"] = rate
+        self._optimizer.zero_grad()
+        loss.backward()
+        self._optimizer.step()
+        if self._ema:
+            self._ema.update(iteration)
+        return {"loss": loss.detach()}
+
+    def parts(self) -> dict[str, nn.Module]:
+        """Return the teacher and its average."""
+        return {"teacher": self.teacher} | ({"ema": self._ema.shadow} if self._ema else {})
+
+    def optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        """Return the one optimiser."""
+        return {"adam": self._optimizer}
+
+    def acting(self) -> nn.Module:
+        """Return the averaged teacher."""
+        return self._ema.shadow if self._ema else self.teacher
