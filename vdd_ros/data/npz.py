@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import zipfile
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,7 @@ def load_npz(path: str | Path) -> Demonstrations:
             contents that `Demonstrations` refuses.
     """
     arrays = read_arrays(path)
-    _require(arrays, _OWN, path)
+    require_arrays(arrays, _OWN, path)
     version = str(arrays.get("format", _FORMAT))
     if version != _FORMAT:
         raise VddError(
@@ -104,7 +105,7 @@ def load_avoiding_human(path: str | Path, *, level: str = "ideal") -> Demonstrat
     if level not in ("ideal", "panda"):
         raise VddError(f"unknown level '{level}' of task 'avoiding'; known levels: ideal, panda")
     arrays = read_arrays(path)
-    _require(arrays, _HUMAN, path)
+    require_arrays(arrays, _HUMAN, path)
     position, command = arrays["pos"], arrays["des_est"]
     ends, bits = arrays["episode_ends"], arrays["mode"]
     _check_human(position, command, ends, bits, path)
@@ -149,8 +150,8 @@ def load_demonstrations(
     """Demonstrations by name or path, as the command line takes them.
 
     Args:
-        spec: `scripted` for the task's scripted expert, else the path of an .npz: our own format
-            or human_96.npz.
+        spec: `scripted` for the scripted expert of avoiding, else the path of an .npz: our own
+            format, human_96.npz of avoiding, or human_206.npz of pusht.
         task: name of the task.
         level: level of the task the demonstrations are for.
         n: number of scripted episodes.
@@ -162,16 +163,27 @@ def load_demonstrations(
         VddError: anything missing or malformed; the message says what to do.
     """
     # Imported late: the tasks' own demonstrations are built from this room's words.
+    from vdd_ros.data.pusht import pusht_demonstrations
     from vdd_ros.tasks.avoiding_expert import scripted_demonstrations
     from vdd_ros.tasks.protocol import make_task
 
     simulated = make_task(task, level=level)
     if spec == "scripted":
+        if task != "avoiding":
+            raise VddError(
+                f"task '{task}' has no scripted expert; give the path of an .npz with "
+                "demonstrations (--data)"
+            )
         return scripted_demonstrations(n, seed=seed, level=level)
     arrays = read_arrays(spec)
-    if set(_HUMAN) <= set(arrays) and not set(_OWN) <= set(arrays):
-        return load_avoiding_human(spec, level=level)
-    demos = load_npz(spec)
+    if set(_OWN) <= set(arrays):
+        demos = load_npz(spec)
+    elif set(_HUMAN) <= set(arrays):
+        demos = load_avoiding_human(spec, level=level)
+    elif task == "pusht" and "state" in arrays:
+        demos = pusht_demonstrations(arrays, spec)
+    else:
+        demos = load_npz(spec)  # which says what is missing
     fits = (demos.dim_obs, demos.dim_act) == (simulated.dim_obs, simulated.dim_act)
     if fit_task and not fits:
         raise VddError(
@@ -216,8 +228,14 @@ def read_arrays(path: str | Path) -> dict[str, NDArray[Any]]:
         ) from None
 
 
-def _require(arrays: dict[str, NDArray[Any]], names: tuple[str, ...], path: str | Path) -> None:
-    """Refuse a file that lacks one of the arrays."""
+def require_arrays(
+    arrays: Mapping[str, NDArray[Any]], names: tuple[str, ...], path: str | Path
+) -> None:
+    """Refuse a file that lacks one of the arrays.
+
+    Raises:
+        VddError: names those that are missing and those it holds.
+    """
     missing = [name for name in names if name not in arrays]
     if missing:
         raise VddError(
