@@ -6,8 +6,10 @@ import math
 
 import torch
 
-from vdd_ros.distill.covariance import Triangular
+from vdd_ros.distill.covariance import Covariance, Diagonal, Triangular
+from vdd_ros.distill.low_rank import LowRank
 from vdd_ros.distill.mixture import MixtureParameters
+from vdd_ros.distill.networks.gaussian_head import CovarianceKind
 from vdd_ros.distill.teachers.analytic import AnalyticTeacher
 
 
@@ -31,3 +33,19 @@ def random_mixture(
         torch.randn(batch, n_experts, horizon, dim_act, dtype=dtype),
         Triangular.full(torch.tril(factor, -1) + torch.diag_embed(diagonal)),
     )
+
+
+def random_covariance(
+    kind: CovarianceKind, batch: int, n_experts: int, *, dim: int, size: int
+) -> Covariance:
+    """Return covariances of a form; ``size`` is that of the blocks, or the rank."""
+    lead = (batch, n_experts)
+    scale = 0.5 + torch.rand(*lead, dim, dtype=torch.float64)
+    if kind == "diag":
+        return Diagonal(scale)
+    if kind == "lowrank":
+        return LowRank(scale**2, 0.5 * torch.randn(*lead, dim, size, dtype=torch.float64))
+    size = dim if kind == "full" else size
+    free = 0.3 * torch.randn(*lead, dim // size, size, size, dtype=torch.float64)
+    diagonal = torch.diag_embed(scale.view(*lead, dim // size, size))
+    return Triangular(torch.tril(free, -1) + diagonal)
