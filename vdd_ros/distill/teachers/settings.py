@@ -35,11 +35,6 @@ class TeacherSettings:
 
     Right where actions are positions to go to; wrong where they are increments.
     """
-    pad: bool = False
-    """Keep chunks that run past an episode's end, filled with its last action.
-
-    Right where actions are positions to go to; wrong where they are increments.
-    """
     backbone: DenoisingBackbone = "mlp"
     """mlp over the flattened window, a transformer over frames and actions, or a unet along the
     chunk."""
@@ -63,7 +58,7 @@ class TeacherSettings:
     n_groups: int = 8
     """unet: groups of the group normalisation; divides every entry of down_dims."""
     dim_goal: int = 0
-    """transformer: trailing components of the observation that are the goal, a token of its own."""
+    """transformer: trailing observation components that are the goal, a token of its own."""
     n_diffusion_steps: int = 16
     """ddpm: steps T. Avoiding 8, other D3IL tasks 16 or 64, Diffusion Policy 100."""
     betas: Betas = "cosine"
@@ -71,7 +66,7 @@ class TeacherSettings:
     beta_start: float = 0.0
     """ddpm, linear: first beta; 0 scales the published 1e-4 of 1000 steps to T steps."""
     beta_end: float = 0.0
-    """ddpm, linear: last beta; 0 scales the published .02 of 1000 steps to T steps, at most .999."""
+    """ddpm, linear: last beta; 0 scales the published .02 of 1000 steps to T steps."""
     prediction: VpPrediction = "epsilon"
     """ddpm: what the network puts out: the noise, the clean action x0, or v."""
     clip_denoised: bool | None = None
