@@ -28,11 +28,14 @@ from torch import Tensor, nn
 
 from vdd_ros.core.config_io import dump_json, from_dict, to_dict, write_atomic
 from vdd_ros.core.errors import VddError
+from vdd_ros.distill.consistency import ConsistencyModel
+from vdd_ros.distill.jumps import JumpModel, JumpShape
 from vdd_ros.distill.networks.normalization import Affine
 from vdd_ros.distill.student import GaussianMixtureOfExperts, StudentSettings
 from vdd_ros.distill.teachers.base import DenoisingTeacher
 from vdd_ros.distill.teachers.family import make_teacher
 from vdd_ros.distill.teachers.settings import TeacherSettings
+from vdd_ros.distill.trajectory_consistency import TrajectoryModel
 
 FORMAT_VERSION = 1
 N_EXAMPLES = 64
@@ -44,6 +47,12 @@ EXAMPLES = "examples.safetensors"
 
 M = TypeVar("M", bound=nn.Module)
 
+_KINDS = {
+    "teacher": "a teacher",
+    "student": "a student",
+    "consistency": "a consistency model",
+}
+
 
 @dataclass(frozen=True)
 class RunInfo:
@@ -52,9 +61,9 @@ class RunInfo:
     format_version: int
     """Version of this layout."""
     kind: str
-    """``teacher`` or ``student``."""
+    """``teacher``, ``student`` (a mixture of experts) or ``consistency`` (a consistency model)."""
     method: str
-    """How it was trained: ``edm``, ``vdd``, ``em`` or ``em-teacher``."""
+    """How it was trained: ``edm``, or the method of the distillation."""
     dim_obs: int
     """Length of one observation."""
     dim_act: int
@@ -189,7 +198,7 @@ def load_teacher(folder: str | Path) -> DenoisingTeacher:
 
 
 def load_student(folder: str | Path) -> GaussianMixtureOfExperts:
-    """Load a trained student, ready to act.
+    """Load a trained mixture of experts, ready to act.
 
     Raises:
         VddError: not a student's run folder, or a damaged one.
@@ -209,6 +218,31 @@ def load_student(folder: str | Path) -> GaussianMixtureOfExperts:
     return _fill(student, Path(folder))
 
 
+def load_consistency(folder: str | Path) -> JumpModel:
+    """Load a trained consistency model, ready to act in one step.
+
+    Raises:
+        VddError: not the run folder of a consistency model, or a damaged one.
+    """
+    info = _expect(folder, "consistency")
+    shape = from_dict(JumpShape, info.model, where=f"{folder}/{SETTINGS}")
+    model_class = ConsistencyModel if shape.network.n_levels == 1 else TrajectoryModel
+    with _untouched_generator():
+        model = model_class(shape, dim_obs=info.dim_obs, dim_act=info.dim_act)
+    return _fill(model, Path(folder))
+
+
+def load_policy(folder: str | Path) -> GaussianMixtureOfExperts | JumpModel:
+    """Load whatever a distillation left, ready to act.
+
+    Raises:
+        VddError: not the run folder of a distillation, or a damaged one.
+    """
+    if read_info(folder).kind == "consistency":
+        return load_consistency(folder)
+    return load_student(folder)
+
+
 def training_cpu_s(folder: str | Path) -> float:
     """Return the processor seconds the weights of a run folder cost."""
     _, notes = read_tensors(Path(folder) / WEIGHTS)
@@ -224,8 +258,8 @@ def _expect(folder: str | Path, kind: str) -> RunInfo:
     info = read_info(folder)
     if info.kind != kind:
         raise VddError(
-            f"{folder}: holds a {info.kind} ({info.method}), expected a {kind}; give the folder "
-            f"of a {kind}"
+            f"{folder}: holds {_KINDS.get(info.kind, info.kind)} ({info.method}), expected "
+            f"{_KINDS[kind]}; give the folder of one"
         )
     return info
 

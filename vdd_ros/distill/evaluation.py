@@ -16,19 +16,22 @@ from vdd_ros.core.gating import ExpertSelector, SelectionSettings
 from vdd_ros.core.mixture import log_softmax, sample_categorical
 from vdd_ros.core.samplers import SamplerKind
 from vdd_ros.distill.denoisers import sample_actions
+from vdd_ros.distill.jumps import JumpModel
 from vdd_ros.distill.student import GaussianMixtureOfExperts
 from vdd_ros.distill.teachers.base import DenoisingTeacher
 from vdd_ros.tasks.protocol import Policy, make_task, rollout, task_metrics
 
 
 def student_policy(
-    student: GaussianMixtureOfExperts, selection: SelectionSettings | None = None
+    student: GaussianMixtureOfExperts | JumpModel, selection: SelectionSettings | None = None
 ) -> Policy:
-    """Return a policy that answers with the chosen expert's mean.
+    """Return a policy that answers with the chosen expert's mean, or with one jump.
 
-    Without ``selection`` the expert is drawn from the gate with the rollout's own generator, the
-    published rule.
+    Without ``selection`` a mixture's expert is drawn from the gate with the rollout's own
+    generator, the published rule. A consistency model has no experts to select.
     """
+    if isinstance(student, JumpModel):
+        return teacher_policy(student, n_steps=1)
     selector = ExpertSelector(selection, student.settings.n_experts) if selection else None
 
     def act(
@@ -49,7 +52,7 @@ def student_policy(
 
 
 def teacher_policy(
-    teacher: DenoisingTeacher, n_steps: int = 16, sampler: SamplerKind = "euler"
+    teacher: DenoisingTeacher | JumpModel, n_steps: int = 16, sampler: SamplerKind = "euler"
 ) -> Policy:
     """Return a policy that answers with a sampled chunk."""
 
@@ -86,7 +89,7 @@ def closed_loop(
     n_obs_steps: int,
     n_action_steps: int = 1,
 ) -> Mapping[str, float]:
-    """Roll a policy out and return success, entropy, modes, score and reward."""
+    """Roll a policy out: success, entropy, modes, score, reward and the task's own figures."""
     robots = make_task(task, level=level)
     result = rollout(
         robots,
@@ -103,4 +106,5 @@ def closed_loop(
         "modes": metrics.modes,
         "score": metrics.score,
         "reward": metrics.reward,
+        **metrics.extra,
     }

@@ -10,34 +10,28 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
 from vdd_ros import __version__
 from vdd_ros.core.errors import VddError, did_you_mean
 from vdd_ros.core.normalizer import Normalizer
 from vdd_ros.data.demonstrations import Demonstrations
-from vdd_ros.data.windows import Windows, make_windows
+from vdd_ros.data.windows import make_windows
 from vdd_ros.distill import checkpoint
 from vdd_ros.distill.augmentation import NoiseSettings, ObservationNoise
 from vdd_ros.distill.checkpoint import RunInfo, settings_tree
-from vdd_ros.distill.em import EmTraining
-from vdd_ros.distill.mixture_training import (
-    DistillSettings,
-    Method,
-    MixtureTraining,
-    place_experts,
-)
+from vdd_ros.distill.jumps import JumpModel
+from vdd_ros.distill.methods import METHODS, Ingredients, measured_sigma_data
+from vdd_ros.distill.mixture_training import DistillSettings, Method
 from vdd_ros.distill.networks.normalization import Affine
 from vdd_ros.distill.student import GaussianMixtureOfExperts
-from vdd_ros.distill.targets import Targets, data_targets, teacher_targets
+from vdd_ros.distill.targets import data_targets
 from vdd_ros.distill.teachers.base import DenoisingTeacher, measured_action_box
 from vdd_ros.distill.teachers.family import make_teacher
 from vdd_ros.distill.teachers.settings import TeacherSettings
 from vdd_ros.distill.teachers.training import TeacherTraining
 from vdd_ros.distill.trainer import LoopSettings, reproducible, train
-from vdd_ros.distill.vdd import VddTraining
 
-METHODS: tuple[Method, ...] = ("vdd", "em", "em-teacher")
 Evaluate = Callable[[nn.Module], Mapping[str, float]]
 
 
@@ -55,12 +49,12 @@ class TeacherResult:
 
 @dataclass(frozen=True)
 class StudentResult:
-    """A trained student."""
+    """A trained one-pass policy."""
 
     folder: Path
     """Its run folder."""
-    student: GaussianMixtureOfExperts
-    """The averaged network, ready to act."""
+    student: GaussianMixtureOfExperts | JumpModel
+    """The averaged network, ready to act: a mixture, or with cd and ctm a consistency model."""
     training_cpu_s: float
     """Processor seconds of the distillation, teacher samples included, teacher training not."""
 
@@ -155,15 +149,17 @@ def distill(
     evaluate: Evaluate | None = None,
     evaluate_every: int = 0,
 ) -> StudentResult:
-    """Train a student: VDD, or one of its two EM controls.
+    """Train a one-pass policy: VDD, or one of its rivals.
 
     Args:
-        teacher_dir: the teacher's run folder; ``em`` needs none, but takes its normalisers and
-            window from it when given, so that methods differ in nothing but the objective.
-        demos: where states (and, for ``em``, actions) come from.
+        teacher_dir: the teacher's run folder; ``em`` and ``imc`` need none, but take its
+            normalisers and window from it when given, so that methods differ in nothing but the
+            objective.
+        demos: where states (and, for ``em`` and ``imc``, actions) come from.
         settings: shape and training.
         out_dir: the run folder; made if missing.
-        method: ``vdd``, ``em`` (on the demonstrations) or ``em-teacher`` (on teacher samples).
+        method: ``vdd``, ``em`` or ``imc`` (on the demonstrations), ``em-teacher`` (on teacher
+            samples), ``cd`` or ``ctm`` (consistency models).
         resume: continue the run in ``out_dir``; its settings must be these.
         loop: progress, checkpoints, threads.
         evaluate: called with the averaged network now and then; its figures are recorded.
@@ -175,20 +171,26 @@ def distill(
     """
     if method not in METHODS:
         raise VddError(f"method: got '{method}'{did_you_mean(method, METHODS)}")
-    if teacher_dir is None and method != "em":
+    if teacher_dir is None and METHODS[method].needs_teacher:
         raise VddError(f"method '{method}' needs a teacher: give the folder of a trained one")
     cpu_start_s, folder, loop = time.process_time(), Path(out_dir), loop or LoopSettings()
     teacher = None if teacher_dir is None else checkpoint.load_teacher(teacher_dir)
     with reproducible(settings.seed, loop.n_threads):
         settings = _fit_to_teacher(settings, teacher, demos)
-        info = _student_info(demos, settings, method, teacher_dir)
+        info = _student_info(demos, settings, method, teacher_dir, teacher)
         windows = make_windows(
             demos, n_obs_steps=info.n_obs_steps, horizon=info.horizon, pad=settings.pad
         )
         _claim(folder, info, windows.observation, resume=resume)
-        training = _prepare(demos, windows, settings, method, teacher)
+        if teacher is not None:
+            observation, action = teacher.observation, teacher.action
+        else:
+            observation = Affine(demos.dim_obs, Normalizer.fit(demos.observation, "mean_std"))
+            action = Affine(demos.dim_act, Normalizer.fit(demos.action, "mean_std"))
+        noise = _noise(settings.noise, observation, action)
+        data = data_targets(windows, observation, action, noise)
         cpu_s = train(
-            training,
+            METHODS[method].prepare(Ingredients(settings, data, teacher, observation, action)),
             folder,
             loop=loop,
             resume=resume,
@@ -197,67 +199,7 @@ def distill(
             evaluate_every=evaluate_every,
             title=method,
         )
-    return StudentResult(folder, checkpoint.load_student(folder), cpu_s)
-
-
-def measured_sigma_data(action: Tensor) -> float:
-    """Return the root mean square over components of the standard deviation of actions.
-
-    EDM fixes sigma_data at .5 for images scaled to [-1, 1]; normalised actions have another
-    spread, and the preconditioning is only right (unit-variance targets) with the true one.
-    """
-    return float(action.flatten(0, -2).var(0).mean().sqrt().clamp(min=1e-3))
-
-
-def _prepare(
-    demos: Demonstrations,
-    windows: Windows,
-    settings: DistillSettings,
-    method: Method,
-    teacher: DenoisingTeacher | None,
-) -> MixtureTraining:
-    """Build student, targets and method."""
-    if teacher is not None:
-        observation, action = teacher.observation, teacher.action
-    else:
-        observation = Affine(demos.dim_obs, Normalizer.fit(demos.observation, "mean_std"))
-        action = Affine(demos.dim_act, Normalizer.fit(demos.action, "mean_std"))
-    data = data_targets(windows, observation, action, _noise(settings.noise, observation, action))
-    student = GaussianMixtureOfExperts(
-        settings.student,
-        dim_obs=demos.dim_obs,
-        dim_act=demos.dim_act,
-        n_obs_steps=windows.observation.shape[1],
-        horizon=windows.action.shape[1],
-        observation=observation,
-        action=action,
-    )
-    if teacher is None or method == "em":
-        if settings.warm_start != "none":
-            place_experts(student, data)
-        return EmTraining(student, settings, data)
-    samples = _teacher_samples(teacher, data, settings)
-    if settings.warm_start != "none":
-        place_experts(student, samples)
-    if method == "em-teacher":
-        training: MixtureTraining = EmTraining(student, settings, samples)
-    else:
-        gate_targets = data if settings.gate_source == "data" else samples
-        training = VddTraining(
-            student, settings, gate_targets, warm_targets=samples, teacher=teacher
-        )
-    training.teacher_queries = len(samples.obs) * settings.cache_samples * settings.cache_steps
-    return training
-
-
-def _teacher_samples(teacher: DenoisingTeacher, data: Targets, settings: DistillSettings) -> Targets:
-    return teacher_targets(
-        teacher,
-        data,
-        n_states=settings.cache_states,
-        n_samples=settings.cache_samples,
-        n_steps=settings.cache_steps,
-    )
+    return StudentResult(folder, checkpoint.load_policy(folder), cpu_s)
 
 
 def _fit_to_teacher(
@@ -289,6 +231,7 @@ def _student_info(
     settings: DistillSettings,
     method: Method,
     teacher_dir: str | Path | None,
+    teacher: DenoisingTeacher | None,
 ) -> RunInfo:
     origin: dict[str, object] = {}
     if teacher_dir is not None:
@@ -304,13 +247,13 @@ def _student_info(
         }
     return RunInfo(
         format_version=checkpoint.FORMAT_VERSION,
-        kind="student",
+        kind=METHODS[method].kind,
         method=method,
         dim_obs=demos.dim_obs,
         dim_act=demos.dim_act,
         n_obs_steps=settings.n_obs_steps or 1,
         horizon=settings.horizon or 1,
-        model=settings_tree(settings.student),
+        model=settings_tree(METHODS[method].model(settings, teacher)),
         training=settings_tree(settings),
         data_source=demos.source,
         data_hash=demos.data_hash(),

@@ -6,37 +6,13 @@ iterations, batches, learning rate and noise that all of them share.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 from vdd_ros.core.errors import VddError
-from vdd_ros.distill.student import Backbone
 
 Solver = Literal["euler", "heun"]
 Distance = Literal["squared", "huber"]
-
-
-@dataclass(frozen=True)
-class FreshNetwork:
-    """Network of a consistency model that cannot take over its teacher's."""
-
-    backbone: Backbone = "mlp"
-    """mlp over the flattened window, or a transformer over frames and actions."""
-    width: int = 256
-    """Hidden units, or length of a token."""
-    depth: int = 3
-    """Hidden layers, or blocks."""
-    n_heads: int = 4
-    """transformer: attention heads."""
-    dropout: float = 0.0
-    """transformer: dropout."""
-
-    def __post_init__(self) -> None:
-        """Check the ranges."""
-        for name in ("width", "depth", "n_heads"):
-            _at_least_one(f"network.{name}", getattr(self, name))
-        if not 0 <= self.dropout < 1:
-            raise VddError(f"network.dropout: got {self.dropout}, expected 0 <= dropout < 1")
 
 
 @dataclass(frozen=True)
@@ -53,8 +29,6 @@ class ConsistencySettings:
     """squared, or pseudo-Huber, which far pairs do not dominate."""
     target_decay: float = 0.95
     """Decay of the averaged weights that make the targets; 0 takes the present ones."""
-    network: FreshNetwork = field(default_factory=FreshNetwork)
-    """Network where the teacher is of another family than the student."""
 
     def __post_init__(self) -> None:
         """Check the ranges."""
@@ -79,8 +53,6 @@ class TrajectorySettings:
     """Solver steps between a pair: drawn from 1 to this many."""
     denoising_weight: float = 1.0
     """Weight of the denoising loss on the demonstrations, beside 1 for the trajectory loss."""
-    network: FreshNetwork = field(default_factory=FreshNetwork)
-    """Network where the teacher is of another family than the student."""
 
     def __post_init__(self) -> None:
         """Check the ranges."""
