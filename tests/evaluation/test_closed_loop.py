@@ -38,6 +38,7 @@ def test_figures_are_json_and_belong_to_the_rollouts(tmp_path: Path) -> None:
         "modes",
         "score",
         "reward",
+        "extra",
     }
     assert json.loads(json.dumps(figures))["rollouts"] == 30
     metrics = dataclasses.asdict(task_metrics(result, task.n_modes))

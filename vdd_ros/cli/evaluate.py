@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 # What --json promises; the report holds more.
 _KEYS = ("task", "level", "rollouts", "success", "success_ci95", "entropy", "modes", "score")
+_GRADED = ("reward", "extra")
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class Evaluate:
     task: str = "avoiding"
     """The simulated robot."""
     level: str = "ideal"
-    """Degree of realism; for avoiding: ideal or panda."""
+    """Degree of realism; for avoiding: ideal or panda, for others: ideal."""
     lag: bool = False
     """Observations are one control step old, as in the original simulator."""
     rollouts: int = 480
@@ -57,7 +58,7 @@ class Evaluate:
     """Folder for report.json and the pictures; needs matplotlib."""
     json: bool = False
     """Print one JSON object: task, level, rollouts, success and its interval, entropy, modes,
-    score."""
+    score; of a task with figures of its own also reward and extra, those figures."""
 
     def run(self) -> Answer:
         """Roll out, and write the report if one is wanted."""
@@ -78,7 +79,9 @@ class Evaluate:
         metrics, result = self._roll_out(file)
         teacher_metrics, teacher_result = self._roll_out(other) if other else (None, None)
         text = _describe(self.file, metrics, self.teacher, teacher_metrics)
-        next_command = f"vdd evaluate {self.file} --level {self.level} --report report"
+        next_command = (
+            f"vdd evaluate {self.file} --task {self.task} --level {self.level} --report report"
+        )
         if self.report:
             from vdd_ros.evaluation.report import write_report
 
@@ -92,8 +95,9 @@ class Evaluate:
             )
             text += "\n\nwritten: " + ", ".join(str(path) for path in written)
             next_command = f"vdd bench {self.file}" if file.kind == "moe" else "vdd bench"
+        keys = (*_KEYS, *_GRADED) if metrics["extra"] else _KEYS
         return Answer(
-            data={key: metrics[key] for key in _KEYS}, text=text, next_commands=(next_command,)
+            data={key: metrics[key] for key in keys}, text=text, next_commands=(next_command,)
         )
 
     def _roll_out(self, file: PolicyFile) -> tuple[dict[str, Any], RolloutResult]:
@@ -129,6 +133,12 @@ def _describe(
         ("entropy", *(_with_interval(m, "entropy") for _, m in columns)),
         ("modes", *(str(m["modes"]) for _, m in columns)),
         ("score", *(f"{m['score']:.3f}" for _, m in columns)),
+    ]
+    if metrics["extra"]:
+        rows.append(("reward", *(f"{m['reward']:.3f}" for _, m in columns)))
+    rows += [
+        (name.replace("_", " "), *(f"{m['extra'][name]:.3f}" for _, m in columns))
+        for name in metrics["extra"]
     ]
     head = f"{metrics['task']} {metrics['level']}, {metrics['rollouts']} rollouts"
     return table(rows, header=(head, *(name for name, _ in columns)))

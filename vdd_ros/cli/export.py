@@ -62,8 +62,8 @@ class Export:
         if self.out.is_dir():
             raise VddError(f"--out: {self.out} is a folder; expected the file to write")
         contract = load_yaml(PolicyContract, self.contract or shipped_file(DEFAULT_CONTRACT))
-        fit_contract(contract, info)
-        evaluation = self._evaluate(info, task=contract.name)
+        n_action_steps = fit_contract(contract, info).n_action_steps
+        evaluation = self._evaluate(info, task=contract.name, n_action_steps=n_action_steps)
         result = export_policy(
             self.run_folder, contract, self.out, density=self.density, evaluation=evaluation
         )
@@ -81,18 +81,15 @@ class Export:
         following = (f"vdd inspect {result.path}", f"vdd evaluate {result.path}")
         return Answer(data=data, text=text, next_commands=following)
 
-    def _evaluate(self, info: RunInfo, *, task: str) -> dict[str, Any]:
+    def _evaluate(self, info: RunInfo, *, task: str, n_action_steps: int) -> dict[str, Any]:
         """Roll the torch model out where its contract is that of a simulated task."""
-        from vdd_ros.core.errors import VddError
         from vdd_ros.distill import checkpoint
         from vdd_ros.distill.evaluation import closed_loop, student_policy, teacher_policy
-        from vdd_ros.tasks.protocol import make_task
+        from vdd_ros.tasks.protocol import TASKS
 
         if self.rollouts < 1:
             return {}
-        try:
-            make_task(task)
-        except VddError:
+        if task not in TASKS:
             say(f"'{task}' is not a simulated task: no figures go into the file")
             return {}
         if info.kind == "student":
@@ -107,6 +104,7 @@ class Export:
             rollouts=self.rollouts,
             seed=0,
             n_obs_steps=info.n_obs_steps,
+            n_action_steps=n_action_steps,
         )
         asked = {"task": task, "level": self.level, "rollouts": self.rollouts, "seed": 0}
         return {**asked, **figures}

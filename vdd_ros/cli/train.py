@@ -38,6 +38,8 @@ class DataOptions:
     """Training iterations; that of the settings file by default."""
     evaluate_every: int = 0
     """Roll out in closed loop every so many iterations, into metrics.jsonl; 0 for never."""
+    n_action_steps: int = 1
+    """Actions of every predicted chunk that are executed in those rollouts."""
     resume: bool = False
     """Continue the run in --out, with the same options."""
     json: bool = False
@@ -51,7 +53,7 @@ class DataOptions:
         """
         from vdd_ros.data.npz import load_demonstrations
 
-        require_at_least(1, episodes=self.episodes)
+        require_at_least(1, episodes=self.episodes, n_action_steps=self.n_action_steps)
         require_at_least(0, data_seed=self.data_seed, evaluate_every=self.evaluate_every)
         demos = load_demonstrations(
             self.data,
@@ -96,8 +98,12 @@ class DataOptions:
                 rollouts=240,
                 seed=0,
                 n_obs_steps=model.n_obs_steps,
+                n_action_steps=self.n_action_steps,
             )
-            say(f"closed loop: success {figures['success']:.3f}, entropy {figures['entropy']:.3f}")
+            say(
+                f"closed loop: success {figures['success']:.3f}, "
+                f"entropy {figures['entropy']:.3f}, reward {figures['reward']:.3f}"
+            )
             return figures
 
         return evaluate

@@ -31,7 +31,8 @@ def evaluate_policy(
 
     Returns:
         The figures as plain JSON types (task, level, rollouts, success, success_ci95, entropy,
-        entropy_ci95, modes, score, reward) and the rollouts behind them, for figures.
+        entropy_ci95, modes, score, reward, and extra: the task's own figures by name) and the
+        rollouts behind them, for figures.
 
     Raises:
         VddError: the policy was made for a robot with other observations or actions, or it

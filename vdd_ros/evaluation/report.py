@@ -16,7 +16,7 @@ from vdd_ros.evaluation.figures import Ways
 from vdd_ros.runtime.policy_file import PolicyFile
 from vdd_ros.runtime.session import SessionSettings
 from vdd_ros.tasks import avoiding
-from vdd_ros.tasks.protocol import RolloutResult
+from vdd_ros.tasks.protocol import RolloutResult, make_task, mode_counts
 
 # Fine enough to show the rim of an obstacle (4 cm), coarse enough to be computed at once.
 _STEP_M = 0.005
@@ -68,6 +68,8 @@ def write_report(
 ) -> list[Path]:
     """Write ``report.json`` and the pictures; returns what was written.
 
+    The table, the ways and the gate over the plane are drawn for the task avoiding alone.
+
     Args:
         folder: created where missing; files of an earlier report are replaced.
         file: the policy that was evaluated.
@@ -79,25 +81,9 @@ def write_report(
     Raises:
         VddError: the folder cannot be written, or matplotlib is missing.
     """
-    counts = ways_of(result).mode_counts(avoiding.N_MODES)
-    teacher_counts = None
-    if teacher_result is not None:
-        teacher_counts = ways_of(teacher_result).mode_counts(avoiding.N_MODES)
-    n = len(result.success)
-    headline = (
-        f"{metrics['task']} {metrics['level']}, {n} rollouts: success {metrics['success']:.3f}, "
-        f"entropy {metrics['entropy']:.3f}, {metrics['modes']} modes"
-    )
-    pictures = {
-        "trajectories.png": figures.trajectory_figure(
-            ways_of(result), title=headline.replace(": ", ":\n")
-        ),
-        "modes.png": figures.mode_figure(counts, teacher_counts=teacher_counts, title=headline),
-    }
-    if teacher_result is not None:
-        pictures["teacher_trajectories.png"] = figures.trajectory_figure(
-            ways_of(teacher_result), title="the teacher's rollouts"
-        )
+    n_modes = make_task(metrics["task"], level=metrics["level"]).n_modes
+    counts = mode_counts(result, n_modes)
+    teacher_counts = None if teacher_result is None else mode_counts(teacher_result, n_modes)
     document: dict[str, Any] = {
         "policy": {"path": str(file.path), "sha256": file.sha256, "kind": file.kind},
         "metrics": metrics,
@@ -107,12 +93,15 @@ def write_report(
         "teacher_mode_counts": None if teacher_counts is None else teacher_counts.tolist(),
         "provenance": file.provenance,
     }
-    if file.kind == "moe":
-        gate = gate_map(file)
-        document["gate_entropy_mean"] = float(gate.entropy.mean())
-        pictures["gate_entropy.png"] = figures.gate_figure(
-            gate.entropy, x=gate.x, y=gate.y, title="How undecided the gate is"
-        )
+    pictures: dict[str, bytes] = {}
+    if metrics["task"] == avoiding.AvoidingTask.name:
+        pictures = _pictures(metrics, result, teacher_result)
+        if file.kind == "moe":
+            gate = gate_map(file)
+            document["gate_entropy_mean"] = float(gate.entropy.mean())
+            pictures["gate_entropy.png"] = figures.gate_figure(
+                gate.entropy, x=gate.x, y=gate.y, title="How undecided the gate is"
+            )
     # The JSON names the pictures, so it is written when all of them are there.
     written = []
     for name, png in pictures.items():
@@ -121,6 +110,31 @@ def write_report(
     document["figures"] = list(pictures)
     write_atomic(folder / "report.json", dump_json(document, indent=2) + "\n")
     return [folder / "report.json", *written]
+
+
+def _pictures(
+    metrics: dict[str, Any], result: RolloutResult, teacher_result: RolloutResult | None
+) -> dict[str, bytes]:
+    """Draw rollouts of avoiding; PNGs by file name."""
+    headline = (
+        f"{metrics['task']} {metrics['level']}, {len(result.success)} rollouts: success "
+        f"{metrics['success']:.3f}, entropy {metrics['entropy']:.3f}, {metrics['modes']} modes"
+    )
+    teacher_counts = (
+        None if teacher_result is None else mode_counts(teacher_result, avoiding.N_MODES)
+    )
+    title = headline.replace(": ", ":\n")
+    pictures = {
+        "trajectories.png": figures.trajectory_figure(ways_of(result), title=title),
+        "modes.png": figures.mode_figure(
+            mode_counts(result, avoiding.N_MODES), teacher_counts=teacher_counts, title=headline
+        ),
+    }
+    if teacher_result is not None:
+        pictures["teacher_trajectories.png"] = figures.trajectory_figure(
+            ways_of(teacher_result), title="the teacher's rollouts"
+        )
+    return pictures
 
 
 def _expert_steps(result: RolloutResult, n_experts: int) -> list[int]:

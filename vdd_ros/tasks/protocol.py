@@ -281,9 +281,7 @@ def task_metrics(result: RolloutResult, n_modes: int, *, seed: int = 0) -> TaskM
     """
     n = len(result.success)
     success = float(np.mean(result.success))
-    counted = result.success if result.counted is None else result.counted
-    modes = result.mode[counted & (result.mode >= 0)]
-    counts = np.bincount(modes, minlength=n_modes)
+    counts = mode_counts(result, n_modes)
     entropy = float(mode_entropy(counts))
     return TaskMetrics(
         rollouts=n,
@@ -296,6 +294,13 @@ def task_metrics(result: RolloutResult, n_modes: int, *, seed: int = 0) -> TaskM
         reward=float(np.mean(result.reward)),
         extra={name: float(np.mean(values)) for name, values in result.extra.items()},
     )
+
+
+def mode_counts(result: RolloutResult, n_modes: int) -> NDArray[np.int64]:
+    """[n_modes] rollouts per mode, of those that count and whose mode is decided."""
+    counted = result.success if result.counted is None else result.counted
+    modes = result.mode[counted & (result.mode >= 0)]
+    return np.bincount(modes, minlength=n_modes).astype(np.int64)
 
 
 def mode_entropy(counts: NDArray[np.integer]) -> NDArray[np.float64]:
