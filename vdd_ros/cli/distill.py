@@ -1,4 +1,4 @@
-"""`vdd distill`: a diffusion teacher to a Mixture of Experts. Needs torch."""
+"""`vdd distill`: a diffusion teacher to a policy of one pass. Needs torch."""
 
 from __future__ import annotations
 
@@ -14,15 +14,17 @@ DEFAULT_CONFIG = "config/distill/avoiding_scripted.yaml"
 
 @dataclass(frozen=True, kw_only=True)
 class Distill(DataOptions):
-    """Distil a teacher into a Mixture of Experts; Ctrl-C saves, --resume continues.
+    """Distil a teacher into a policy of one pass; Ctrl-C saves, --resume continues.
 
-    The controls em (EM on the demonstrations) and em-teacher (EM on teacher samples) share
-    everything with vdd but the objective.
+    vdd makes a Mixture of Experts. Its rivals share everything with it but what they are about:
+    em (EM on the demonstrations), em-teacher (EM on teacher samples) and imc (Information
+    Maximizing Curriculum) make mixtures, too; cd (Consistency Distillation) and ctm (Consistency
+    Trajectory Model) make networks that turn noise into an action in one jump.
     """
 
     teacher: OptionalPath = None
-    """Run folder of the teacher; method em does without."""
-    method: Literal["vdd", "em", "em-teacher"] = "vdd"
+    """Run folder of the teacher; methods em and imc do without."""
+    method: Literal["vdd", "em", "em-teacher", "imc", "cd", "ctm"] = "vdd"
     """The objective."""
     config: Shipped = None
     """Settings (YAML)."""

@@ -35,7 +35,7 @@ class Evaluate:
     """
 
     file: File
-    """The policy file (.onnx): a mixture of experts or a diffusion teacher."""
+    """The policy file (.onnx): a mixture of experts, a consistency model or a teacher."""
     task: str = "avoiding"
     """The simulated robot."""
     level: str = "ideal"
@@ -47,7 +47,8 @@ class Evaluate:
     seed: int = 0
     """Seed of the rollouts and of the expert choice or the sampler's noise."""
     nfe: OptionalNumber = None
-    """Sampler steps of a diffusion teacher; 16 by default, nothing to choose for a mixture."""
+    """Sampler steps of a diffusion teacher; 16 by default. Nothing to choose for a mixture or a
+    consistency model, which act with one."""
     selection: Literal["sample", "argmax", "sticky", "pinned"] = "sample"
     """How a mixture chooses its expert at every step."""
     expert: int = 0
@@ -103,7 +104,7 @@ class Evaluate:
     def _roll_out(self, file: PolicyFile) -> tuple[dict[str, Any], RolloutResult]:
         from vdd_ros.core.gating import SelectionSettings
         from vdd_ros.evaluation.closed_loop import evaluate_policy
-        from vdd_ros.runtime.diffusion_policy import DiffusionSettings
+        from vdd_ros.runtime.diffusion_policy import DiffusionSettings, default_settings
         from vdd_ros.runtime.loading import load_policy
         from vdd_ros.tasks.protocol import make_task
 
@@ -113,7 +114,11 @@ class Evaluate:
             selection=SelectionSettings(
                 rule=self.selection, seed=self.seed, pinned_expert=self.expert
             ),
-            diffusion=DiffusionSettings(n_steps=self.nfe or 16, seed=self.seed),
+            diffusion=(
+                DiffusionSettings(n_steps=self.nfe, seed=self.seed)
+                if self.nfe
+                else default_settings(file, seed=self.seed)
+            ),
         )
         say(f"{self.rollouts} rollouts of {file.path} on {self.task} {self.level} ...")
         return evaluate_policy(policy, task, rollouts=self.rollouts, seed=self.seed)

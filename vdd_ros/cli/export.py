@@ -55,8 +55,8 @@ class Export:
         info = read_info(self.run_folder)
         if self.density and info.kind != "student":
             raise VddError(
-                f"--density: {self.run_folder} holds a {info.kind}, whose density has no closed "
-                "form; leave --density out"
+                f"--density: the density of what {self.run_folder} holds ({info.method}) has no "
+                "closed form; leave --density out"
             )
         # Found out before the rollouts, not after them.
         if self.out.is_dir():
@@ -92,10 +92,10 @@ class Export:
         if task not in TASKS:
             say(f"'{task}' is not a simulated task: no figures go into the file")
             return {}
-        if info.kind == "student":
-            policy = student_policy(checkpoint.load_student(self.run_folder))
-        else:
+        if info.kind == "teacher":
             policy = teacher_policy(checkpoint.load_teacher(self.run_folder))
+        else:
+            policy = student_policy(checkpoint.load_policy(self.run_folder))
         say(f"{self.rollouts} rollouts on {task} {self.level} ...")
         figures = closed_loop(
             policy,

@@ -35,6 +35,7 @@ from vdd_ros.core.contract import PolicyContract
 from vdd_ros.core.errors import VddError
 from vdd_ros.core.schedules import sigma_schedule
 from vdd_ros.distill import checkpoint
+from vdd_ros.distill.jumps import JumpModel
 from vdd_ros.distill.student import GaussianMixtureOfExperts
 from vdd_ros.distill.teachers.base import DenoisingTeacher
 
@@ -88,7 +89,7 @@ class StudentGraph(nn.Module):
 class TeacherGraph(nn.Module):
     """The denoiser, its result in raw units, and whole samplers unrolled."""
 
-    def __init__(self, teacher: DenoisingTeacher, unroll: Sequence[int]) -> None:
+    def __init__(self, teacher: DenoisingTeacher | JumpModel, unroll: Sequence[int]) -> None:
         """Wrap a teacher; each entry of ``unroll`` is a number of Euler steps."""
         super().__init__()
         self.teacher = teacher
@@ -136,6 +137,8 @@ def export_policy(
 ) -> ExportResult:
     """Write a run folder, student or teacher, as a policy file.
 
+    A consistency model has the form of a denoiser and is written as one, with one Euler step.
+
     Args:
         folder: run folder of a distillation or a teacher.
         contract: topics, units and limits; window and chunk are taken from the model.
@@ -159,7 +162,13 @@ def export_policy(
         samples = [{"observation": w} for w in _windows(student, windows)]
         graph: nn.Module = StudentGraph(student, density=density)
     else:
-        teacher = checkpoint.load_teacher(folder)
+        teacher: DenoisingTeacher | JumpModel
+        if info.kind == "consistency":
+            # The only number of steps that a consistency model's form as a denoiser is good for.
+            teacher, unroll = checkpoint.load_consistency(folder), (1,)
+            provenance["n_steps"] = 1
+        else:
+            teacher = checkpoint.load_teacher(folder)
         contract = fit_contract(contract, teacher)
         provenance |= {
             "kind": "denoiser",
@@ -274,7 +283,7 @@ def _run_torch(graph: nn.Module, inputs: Arrays, output_names: list[str]) -> Arr
 
 
 def _windows(
-    model: GaussianMixtureOfExperts | DenoisingTeacher, examples: NDArray[np.float32]
+    model: GaussianMixtureOfExperts | DenoisingTeacher | JumpModel, examples: NDArray[np.float32]
 ) -> list[NDArray[np.float32]]:
     """Return two batches of windows: golden ones, then examples and random ones."""
     rng = np.random.default_rng(0)
@@ -285,7 +294,7 @@ def _windows(
 
 
 def _denoiser_sample(
-    teacher: DenoisingTeacher, windows: NDArray[np.float32], *, with_noise: bool
+    teacher: DenoisingTeacher | JumpModel, windows: NDArray[np.float32], *, with_noise: bool
 ) -> Arrays:
     """Return denoiser inputs that go with windows: every sigma, noise of its size."""
     n = len(windows)
@@ -300,7 +309,8 @@ def _denoiser_sample(
 
 
 def fit_contract(
-    contract: PolicyContract, model: GaussianMixtureOfExperts | DenoisingTeacher | checkpoint.RunInfo
+    contract: PolicyContract,
+    model: GaussianMixtureOfExperts | DenoisingTeacher | JumpModel | checkpoint.RunInfo,
 ) -> PolicyContract:
     """Return the contract with the model's window and chunk.
 

@@ -192,7 +192,7 @@ class JumpTraining:
 
     def parts(self) -> dict[str, nn.Module]:
         """Return the model, the weights behind its targets, and its average."""
-        parts = {"student": self.model, "target": self._target.shadow}
+        parts: dict[str, nn.Module] = {"student": self.model, "target": self._target.shadow}
         return parts | ({"ema": self._ema.shadow} if self._ema else {})
 
     def optimizers(self) -> dict[str, torch.optim.Optimizer]:

@@ -14,6 +14,7 @@ from vdd_ros.nodes.executor import run_node
 from vdd_ros.nodes.lifecycle import PolicyShell, node_contract
 from vdd_ros.nodes.parameters import SELECTION, read
 from vdd_ros.nodes.wiring import Loaded
+from vdd_ros.runtime.diffusion_policy import DiffusionPolicy, default_settings
 from vdd_ros.runtime.moe_policy import MoePolicy
 from vdd_ros.runtime.policy_file import PolicyFile
 from vdd_ros.runtime.session import SessionSettings
@@ -33,14 +34,17 @@ class PolicyNode(PolicyShell):
         path = self.value("policy") or shipped_file(STUDENT)
         file = PolicyFile.open(Path(path).expanduser())
         contract = node_contract(file.contract, self.value("contract"))
-        policy = MoePolicy(
-            file,
-            selection=_selection(read(self, SELECTION)),
-            session=SessionSettings(
-                provider=self.value("provider"), n_threads=self.value("n_threads")
-            ),
+        selection = _selection(read(self, SELECTION))
+        session = SessionSettings(
+            provider=self.value("provider"), n_threads=self.value("n_threads")
         )
-        self._policy = policy
+        policy: MoePolicy | DiffusionPolicy
+        if file.n_steps == 1:
+            # A consistency model decides in one pass, too; it has no experts to select.
+            settings = default_settings(file, seed=selection.seed)
+            policy = DiffusionPolicy(file, settings, session=session)
+        else:
+            policy = self._policy = MoePolicy(file, selection=selection, session=session)
         facts = {
             "policy": str(file.path),
             "sha256": file.sha256[:16],

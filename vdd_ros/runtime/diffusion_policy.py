@@ -51,6 +51,11 @@ class DiffusionSettings:
     """Seed of the noise; the same seed and observations replay the same actions."""
 
 
+def default_settings(file: PolicyFile, *, seed: int = 0) -> DiffusionSettings:
+    """Return the settings for a file when nobody asks for others: the steps it is made for."""
+    return DiffusionSettings(n_steps=file.n_steps or DiffusionSettings.n_steps, seed=seed)
+
+
 class DiffusionPolicy:
     """A denoiser and a sampler; see `vdd_ros.runtime.policy.Policy`."""
 
@@ -75,7 +80,13 @@ class DiffusionPolicy:
                 "instead"
             )
         self.file = file
-        self.settings = settings = settings or DiffusionSettings()
+        self.settings = settings = settings or default_settings(file)
+        if file.n_steps not in (None, settings.n_steps):
+            raise VddError(
+                f"{file.path}: holds a {file.provenance.get('method', 'model')} that acts with "
+                f"{file.n_steps} sampler step(s), got {settings.n_steps}; set nfe to "
+                f"{file.n_steps}"
+            )
         self._sigmas = self._schedule()
         self.nfe = n_function_evaluations(settings.sampler, settings.n_steps)
         """Network passes per action."""

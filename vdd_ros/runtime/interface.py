@@ -81,6 +81,8 @@ def _denoiser(
     if low > high:
         raise VddError(f"sigma_min {low} is above sigma_max {high}; expected 0 < min <= max")
     _check_schedule(provenance.get("sigma_schedule"))
+    if "n_steps" in provenance:
+        _positive_int(provenance, "n_steps")
     unroll = provenance.get("unroll", [])
     if not isinstance(unroll, list) or not all(type(n) is int and n > 0 for n in unroll):
         raise VddError(f"unroll: got {unroll!r}, expected a list of positive step counts")

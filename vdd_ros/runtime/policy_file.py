@@ -111,6 +111,11 @@ class PolicyFile:
         """Number of experts; 0 for a denoiser."""
         return int(self.provenance["n_experts"]) if self.kind == "moe" else 0
 
+    @property
+    def n_steps(self) -> int | None:
+        """Sampler steps a denoiser is made for: 1 for a consistency model; None for any number."""
+        return self.provenance.get("n_steps") if self.kind == "denoiser" else None
+
     def verify(self) -> float:
         """Replay the golden sample through the whole graph on the CPU; return the largest error.
 
