@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from vdd_ros.core.errors import VddError
 from vdd_ros.distill.covariance import Covariance
 from vdd_ros.distill.mixture import MixtureParameters
+from vdd_ros.distill.networks.fourier import FourierFeatures
 from vdd_ros.distill.networks.gaussian_head import CovarianceKind, GaussianHead, keep_rows
 from vdd_ros.distill.networks.mlp import Mlp
 from vdd_ros.distill.networks.normalization import Affine
@@ -46,6 +47,11 @@ class StudentSettings:
     """transformer: attention heads."""
     dropout: float = 0.0
     """transformer: dropout of attention and residual updates."""
+    n_frequencies: int = 0
+    """mlp: random Fourier features of the window; 0 for none. For a few coordinates in which
+    centimetres matter."""
+    frequency_scale: float = 1.5
+    """mlp: their standard deviation, in radians per normalised unit."""
     head_width: int = 64
     """Hidden units of each head."""
     covariance: CovarianceKind = "full"
@@ -70,6 +76,13 @@ class StudentSettings:
                 raise VddError(f"{name}: got {getattr(self, name)}, expected at least 1")
         if not 0 <= self.dropout < 1:
             raise VddError(f"dropout: got {self.dropout}, expected 0 <= dropout < 1")
+        if self.n_frequencies < 0 or (self.n_frequencies and self.backbone != "mlp"):
+            raise VddError(
+                f"n_frequencies: got {self.n_frequencies} with backbone '{self.backbone}'; "
+                "expected 0, or a positive number with backbone 'mlp'"
+            )
+        if not self.frequency_scale > 0:
+            raise VddError(f"frequency_scale: got {self.frequency_scale}, expected above 0")
         if not 0 < self.min_std < self.init_std:
             raise VddError(
                 f"min_std {self.min_std} and init_std {self.init_std}: expected "
@@ -114,9 +127,10 @@ class GaussianMixtureOfExperts(nn.Module):
         self.action = action or Affine(dim_act)
         width, head = settings.width, settings.head_width
         if settings.backbone == "mlp":
-            self.trunk: nn.Module = Mlp(
-                n_obs_steps * dim_obs, 0, width=width, depth=settings.depth
+            self.seen = FourierFeatures(
+                n_obs_steps * dim_obs, settings.n_frequencies, scale=settings.frequency_scale
             )
+            self.trunk: nn.Module = Mlp(self.seen.dim, 0, width=width, depth=settings.depth)
         elif settings.backbone == "transformer":
             self.embed = nn.Linear(dim_obs, width)
             self.trunk = Transformer(
@@ -151,7 +165,7 @@ class GaussianMixtureOfExperts(nn.Module):
     def features(self, obs: Float[Tensor, "B T O"]) -> Float[Tensor, "B W"]:
         """Return the trunk's features of a normalised window."""
         if self.settings.backbone == "mlp":
-            return self.trunk(obs.flatten(1))
+            return self.trunk(self.seen(obs.flatten(1)))
         return self.trunk(self.embed(obs))[:, -1]
 
     def proposals(

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from vdd_ros.core.errors import VddError, did_you_mean
 from vdd_ros.distill.networks.film import FilmMlp
+from vdd_ros.distill.networks.fourier import FourierFeatures
 from vdd_ros.distill.networks.levels import LevelFeatures
 from vdd_ros.distill.networks.mlp import Mlp
 from vdd_ros.distill.networks.transformer import Transformer, initialise_like_gpt
@@ -49,6 +50,10 @@ class DenoisingShape:
     """Noise levels the network is told."""
     conditioning: Conditioning = "concat"
     """mlp: how window and levels act."""
+    n_frequencies: int = 0
+    """mlp: random Fourier features of the window."""
+    frequency_scale: float = 1.5
+    """mlp: their scale."""
     down_dims: tuple[int, ...] = (64, 128, 256)
     """unet: channels per level."""
     kernel_size: int = 5
@@ -74,6 +79,13 @@ class DenoisingShape:
                 f"conditioning '{self.conditioning}' belongs to backbone 'mlp', got "
                 f"'{self.backbone}'; leave it out"
             )
+        if self.n_frequencies < 0 or (self.n_frequencies and self.backbone != "mlp"):
+            raise VddError(
+                f"n_frequencies: got {self.n_frequencies} with backbone '{self.backbone}'; "
+                "expected 0, or a positive number with backbone 'mlp'"
+            )
+        if not self.frequency_scale > 0:
+            raise VddError(f"frequency_scale: got {self.frequency_scale}, expected above 0")
         if self.dim_goal < 0 or (self.dim_goal and self.backbone != "transformer"):
             raise VddError(
                 f"dim_goal: got {self.dim_goal} with backbone '{self.backbone}'; expected 0, or "
@@ -124,6 +136,12 @@ def make_denoising_network(shape: DenoisingShape, *, dim_obs: int, dim_act: int)
     return _MlpBackbone(shape, dim_obs, dim_act)
 
 
+def _see(shape: DenoisingShape, dim_obs: int) -> FourierFeatures:
+    return FourierFeatures(
+        shape.n_obs_steps * dim_obs, shape.n_frequencies, scale=shape.frequency_scale
+    )
+
+
 class _MlpBackbone(nn.Module):
     """F as a multilayer perceptron over [x, window, features of the levels]."""
 
@@ -131,8 +149,9 @@ class _MlpBackbone(nn.Module):
         super().__init__()
         dim = shape.horizon * dim_act
         self.told = LevelFeatures(shape.n_levels)
+        self.seen = _see(shape, dim_obs)
         self.mlp = Mlp(
-            dim + shape.n_obs_steps * dim_obs + self.told.dim,
+            dim + self.seen.dim + self.told.dim,
             dim,
             width=shape.width,
             depth=shape.depth,
@@ -149,7 +168,9 @@ class _MlpBackbone(nn.Module):
     ) -> Float[Tensor, "B H A"]:
         # Shapes by .shape, not len(): len() would freeze the batch of an exported graph.
         told = self.told(levels).expand(x.shape[0], -1)
-        return self.mlp(torch.cat([x.flatten(1), obs.flatten(1), told], dim=-1)).view_as(x)
+        return self.mlp(
+            torch.cat([x.flatten(1), self.seen(obs.flatten(1)), told], dim=-1)
+        ).view_as(x)
 
 
 class _FilmBackbone(nn.Module):
@@ -159,10 +180,11 @@ class _FilmBackbone(nn.Module):
         super().__init__()
         dim = shape.horizon * dim_act
         self.told = LevelFeatures(shape.n_levels)
+        self.seen = _see(shape, dim_obs)
         self.mlp = FilmMlp(
             dim,
             dim,
-            dim_condition=shape.n_obs_steps * dim_obs + self.told.dim,
+            dim_condition=self.seen.dim + self.told.dim,
             width=shape.width,
             depth=shape.depth,
         )
@@ -176,7 +198,7 @@ class _FilmBackbone(nn.Module):
         obs: Float[Tensor, "B T O"],
     ) -> Float[Tensor, "B H A"]:
         told = self.told(levels).expand(x.shape[0], -1)
-        condition = torch.cat([told, obs.flatten(1)], dim=-1)
+        condition = torch.cat([told, self.seen(obs.flatten(1))], dim=-1)
         return self.mlp(x.flatten(1), condition).view_as(x)
 
 

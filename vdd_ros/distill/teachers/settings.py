@@ -51,6 +51,11 @@ class TeacherSettings:
     conditioning: Conditioning = "concat"
     """mlp: window and noise level beside the action (concat), or scaling and shifting every
     layer (film)."""
+    n_frequencies: int = 0
+    """mlp: random Fourier features of the window; 0 for none. For a few coordinates in which
+    centimetres matter."""
+    frequency_scale: float = 1.5
+    """mlp: their standard deviation, in radians per normalised unit."""
     down_dims: tuple[int, ...] = (64, 128, 256)
     """unet: channels per level; each level after the first halves the chunk."""
     kernel_size: int = 5
@@ -154,6 +159,8 @@ class TeacherSettings:
             dropout_attention=self.dropout_attention,
             dropout=self.dropout,
             conditioning=self.conditioning,
+            n_frequencies=self.n_frequencies,
+            frequency_scale=self.frequency_scale,
             down_dims=self.down_dims,
             kernel_size=self.kernel_size,
             n_groups=self.n_groups,
