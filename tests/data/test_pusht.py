@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,38 @@ def test_chunks_at_the_end_of_an_episode_repeat_the_last_target(
     windows = make_windows(demos, n_obs_steps=2, horizon=5, pad=True)
     assert len(windows) == 7
     np.testing.assert_array_equal(windows.action[2], np.tile(arrays["action"][2], (5, 1)))
+
+
+def test_trainings_keep_such_chunks_where_their_settings_say_so(
+    arrays: Arrays, tmp_path: Path
+) -> None:
+    """Teacher and student; without padding no chunk of 5 fits into episodes of 3 and 4 rows."""
+    pytest.importorskip("torch")
+    from vdd_ros.distill.mixture_training import DistillSettings
+    from vdd_ros.distill.pipeline import distill, train_teacher
+    from vdd_ros.distill.student import StudentSettings
+    from vdd_ros.distill.teachers.edm import TeacherSettings
+
+    demos = load_pusht_human(saved(arrays, tmp_path))
+    teacher = TeacherSettings(n_obs_steps=2, horizon=5, width=8, depth=1, n_iters=3, pad=True)
+    shape = StudentSettings(n_experts=2, width=8, depth=1, head_width=8, covariance="diag")
+    student = DistillSettings(
+        student=shape, n_iters=3, batch_size=7, warm_start="kmeans", warm_start_iters=0, pad=True
+    )
+    trained = train_teacher(demos, teacher, tmp_path / "teacher")
+    assert trained.teacher.horizon == 5
+    result = distill(trained.folder, demos, student, out_dir=tmp_path / "student", method="em")
+    assert result.student.horizon == 5
+    with pytest.raises(VddError, match="no window fits"):
+        train_teacher(demos, replace(teacher, pad=False), tmp_path / "refused")
+    with pytest.raises(VddError, match="no window fits"):
+        distill(
+            trained.folder,
+            demos,
+            replace(student, pad=False),
+            out_dir=tmp_path / "refused_student",
+            method="em",
+        )
 
 
 @pytest.mark.parametrize("name", ["state", "action", "episode_ends"])
