@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 from dataclasses import replace
@@ -21,7 +22,11 @@ from vdd_ros.distill.kmeans import kmeans
 from vdd_ros.distill.mixture_training import DistillSettings, MixtureTraining, place_experts
 from vdd_ros.distill.objectives import em_expert_loss
 from vdd_ros.distill.pipeline import distill, train_teacher
-from vdd_ros.distill.student import GaussianMixtureOfExperts, StudentSettings
+from vdd_ros.distill.student import (
+    GaussianMixtureOfExperts,
+    StudentSettings,
+    prune_experts,
+)
 from vdd_ros.distill.targets import Targets, teacher_targets
 from vdd_ros.distill.teachers.analytic import AnalyticTeacher
 from vdd_ros.distill.teachers.edm import TeacherSettings
@@ -140,6 +145,7 @@ def test_em_increases_the_likelihood_of_its_targets(demos, tmp_path):
     settings = DistillSettings(
         student=TINY_STUDENT.student,
         n_iters=150,
+        warm_start="none",
         warm_start_iters=0,
         batch_size=64,
         learning_rate=0.01,
@@ -348,3 +354,105 @@ def test_nothing_half_written_where_no_folder_can_be(demos, tmp_path):
     with pytest.raises(VddError, match="cannot write here"):
         train_teacher(demos, TINY_TEACHER, blocked / "run")
     assert blocked.read_text() == "in the way"
+
+
+def test_discrete_sigmas_are_those_of_the_list_or_of_the_teacher():
+    """Only what lies between sigma_end and sigma_start; every one of them is drawn."""
+    teacher, student = ring_teacher(3), toy_student(n_experts=3)
+    asked = {"sigma_rule": "discrete", "sigma_end": 0.1, "sigma_start": 0.4}
+
+    def drawn(method):
+        return sorted({round(float(s), 4) for s in method.sigma(0, 500)})
+
+    listed = toy_vdd(teacher, student, sigma_grid=(0.05, 0.1, 0.3, 0.2, 0.5), **asked)
+    assert drawn(listed) == [0.1, 0.2, 0.3]
+    with pytest.raises(VddError, match="was trained at every sigma; name some in sigma_grid"):
+        toy_vdd(teacher, student, **asked)
+    teacher.schedule = (0.04, 0.15, 0.35, 0.9)
+    targets = listed.targets
+    of_teacher = VddTraining(
+        student, replace(listed.settings, sigma_grid=()), targets, warm_targets=targets,
+        teacher=teacher,
+    )  # fmt: skip
+    assert drawn(of_teacher) == [0.15, 0.35]
+    with pytest.raises(VddError, match=r"none of the 1 levels from 2 to 2 lies between"):
+        VddTraining(
+            student, replace(listed.settings, sigma_grid=(2.0,)), targets, warm_targets=targets,
+            teacher=teacher,
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize(("rule", "blur"), [("fixed", 0.2), ("uniform", 0.3162), ("discrete", 0)])
+def test_the_blur_of_a_rule_is_the_fixed_point_of_a_narrow_teacher(rule, blur):
+    r"""The blur is the sigma with 1 / sigma^2 = E[1 / sigma^2], here by brute force."""
+    method = toy_vdd(
+        ring_teacher(3), toy_student(n_experts=3), sigma_rule=rule, sigma_end=0.2, sigma_start=0.5,
+        sigma_grid=(0.2, 0.3, 0.5),
+    )  # fmt: skip
+    mean = method.sigma(0, 400_000).double().pow(-2).mean()
+    assert method.blur() == pytest.approx(float(mean.rsqrt()), rel=3e-3)
+    if blur:
+        assert method.blur() == pytest.approx(blur, rel=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["full", "lowrank"])
+def test_a_deblurred_student_has_the_teachers_own_width(kind):
+    """Trained on the score at sigma .3, a Gaussian of width .2 comes out .36 wide, and back."""
+    teacher = AnalyticTeacher(torch.ones(1), torch.zeros(1, 1, 2), 0.04 * torch.eye(2)[None])
+    method = toy_vdd(
+        teacher, toy_student(n_experts=1, covariance=kind, rank=1), sigma_rule="fixed",
+        n_iters=150, sigma_end=0.3, learning_rate=3e-2, ema_decay=0.9, samples_per_expert=8,
+        batch_size=32, deblur=True,
+    )  # fmt: skip
+    obs = torch.zeros(1, 1, 1)
+    run(method)
+
+    def width(student):
+        return student(obs).covariance.dense()[0, 0].diagonal().mean().sqrt()
+
+    assert float(width(method.acting())) == pytest.approx(math.sqrt(0.04 + 0.09), rel=0.03)
+    refined = method.refined()
+    assert float(width(refined)) == pytest.approx(0.2, rel=0.1)
+    assert refined.settings.deblur == 0.3
+    with pytest.raises(VddError, match="deblur: takes out what the path and paper"):
+        DistillSettings(estimator="diffused", deblur=True)
+
+
+@pytest.mark.parametrize("kind", ["diag", "full", "block", "lowrank"])
+def test_pruning_leaves_the_mixture_without_the_dropped_terms(kind):
+    """The gate of the smaller student is the old one renormalised; nothing else moves."""
+    student = GaussianMixtureOfExperts(
+        StudentSettings(n_experts=5, width=8, depth=1, head_width=8, covariance=kind, rank=2),
+        dim_obs=3, dim_act=2, n_obs_steps=1, horizon=3,
+    )  # fmt: skip
+    with torch.no_grad():
+        student.gate[-1].bias.copy_(torch.tensor([1.0, -9.0, 0.5, 0.0, -9.0]))
+        student.gate[-1].weight.normal_()
+        student.head.mean.bias.normal_()
+    obs = torch.randn(200, 1, 3)
+    pruned = prune_experts(student, obs, 0.1)
+    assert pruned.settings.n_experts == 3
+    old, new, kept = student(obs), pruned(obs), [0, 2, 3]
+    torch.testing.assert_close(new.mean, old.mean[:, kept])
+    torch.testing.assert_close(new.covariance.dense(), old.covariance.dense()[:, kept])
+    gate = old.log_gate.exp()[:, kept]
+    torch.testing.assert_close(new.log_gate.exp(), gate / gate.sum(-1, keepdim=True))
+    assert prune_experts(student, obs, 1.0).settings.n_experts >= 1
+    assert student.settings.n_experts == 5
+
+
+def test_a_pruned_and_deblurred_run_loads_and_resumes(demos, tmp_path):
+    """The run folder says how many experts are left; the settings say how many there were."""
+    train_teacher(demos, TINY_TEACHER, tmp_path / "teacher")
+    settings = replace(TINY_STUDENT, prune=1.0, deblur=True)
+    arguments = (tmp_path / "teacher", demos, settings)
+    student = distill(*arguments, out_dir=tmp_path / "run").student
+    assert 1 <= student.settings.n_experts < 4
+    assert student.settings.deblur == settings.sigma_end
+    info = checkpoint.read_info(tmp_path / "run")
+    assert info.model["n_experts"] == student.settings.n_experts
+    assert info.training["student"]["n_experts"] == 4
+    again = distill(*arguments, out_dir=tmp_path / "run", resume=True).student
+    assert again.settings == student.settings
+    for name, tensor in student.state_dict().items():
+        assert torch.equal(again.state_dict()[name], tensor)

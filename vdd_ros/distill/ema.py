@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import copy
+from typing import Generic, TypeVar
 
 import torch
 from torch import nn
 
+M = TypeVar("M", bound=nn.Module)
 
-class Ema:
+
+class Ema(Generic[M]):
     r"""Keeps :math:`\bar\theta \leftarrow d \bar\theta + (1 - d) \theta` of a module.
 
     The decay warms up as (1 + n) / (10 + n), so that short runs are not averages of their
     initialisation. Buffers are constants here (normalisers) and are shared through the copy.
     """
 
-    def __init__(self, module: nn.Module, decay: float) -> None:
+    def __init__(self, module: M, decay: float) -> None:
         """Start the average at the module's present weights."""
         self.decay = decay
-        self.shadow = copy.deepcopy(module).requires_grad_(False).eval()
+        self.shadow: M = copy.deepcopy(module).requires_grad_(False).eval()
         self._source: list[torch.Tensor] = [p for p in module.parameters() if p.requires_grad]
         names = [n for n, p in module.named_parameters() if p.requires_grad]
         shadow = dict(self.shadow.named_parameters())

@@ -7,9 +7,11 @@ alternation can share the forward pass.
 
 from __future__ import annotations
 
+import copy
+import math
 from abc import abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
@@ -24,13 +26,13 @@ from vdd_ros.distill.learning_rate import cosine_rate
 from vdd_ros.distill.mixture import MixtureParameters, gate_entropy, joint_log_prob
 from vdd_ros.distill.objectives import ExpertWeight, gate_cross_entropy
 from vdd_ros.distill.rivals import ConsistencySettings, ImcSettings, TrajectorySettings
-from vdd_ros.distill.student import GaussianMixtureOfExperts, StudentSettings
+from vdd_ros.distill.student import GaussianMixtureOfExperts, StudentSettings, prune_experts
 from vdd_ros.distill.targets import Targets
 
 Method = Literal["vdd", "em", "em-teacher", "imc", "cd", "ctm"]
 Estimator = Literal["path", "paper", "diffused"]
 WarmStart = Literal["em", "kmeans", "none"]
-SigmaRule = Literal["anneal", "uniform", "fixed"]
+SigmaRule = Literal["anneal", "uniform", "fixed", "discrete"]
 GateSource = Literal["data", "teacher"]
 
 # Actions k-means looks at: it settles the centres, which training then moves anyway.
@@ -95,11 +97,20 @@ class DistillSettings:
     natural: bool = True
     """vdd, path and diffused: scale each expert's gradient by its covariance."""
     sigma_rule: SigmaRule = "anneal"
-    """vdd: anneal sigma_start to sigma_end, uniform between them, or fixed at sigma_end."""
+    """vdd: anneal sigma_start to sigma_end, uniform between them, fixed at sigma_end, or discrete:
+    drawn from ``sigma_grid``, as far as it lies between them."""
     sigma_start: float = 0.3
     """vdd: first, largest sigma the teacher is asked at."""
     sigma_end: float = 0.05
     """vdd: last, smallest sigma."""
+    sigma_grid: tuple[float, ...] = ()
+    """vdd, discrete: the sigmas; empty for the levels that the teacher itself was trained at."""
+    deblur: bool = False
+    """vdd, path and paper: in the end take out of the covariances what judging at sigma > 0 put
+    into them; ``estimator: diffused`` puts nothing in."""
+    prune: float = 0.0
+    """Experts whose average gate is below this share of an even one are taken out in the end, so
+    that ``n_experts`` is an upper bound; 0 keeps all, .1 takes out the dead."""
     imc: ImcSettings = field(default_factory=ImcSettings)
     """imc: the curriculum."""
     consistency: ConsistencySettings = field(default_factory=ConsistencySettings)
@@ -139,6 +150,15 @@ class DistillSettings:
             raise VddError(f"forward_kl: got {self.forward_kl}, expected 0 to 1")
         if not 0 <= self.ema_decay < 1:
             raise VddError(f"ema_decay: got {self.ema_decay}, expected 0 <= ema_decay < 1")
+        if not all(0 < sigma < math.inf for sigma in self.sigma_grid):
+            raise VddError(f"sigma_grid: got {self.sigma_grid}, expected positive numbers")
+        if not 0 <= self.prune <= 1:
+            raise VddError(f"prune: got {self.prune}, expected 0 to 1")
+        if self.deblur and (self.estimator == "diffused" or self.forward_kl > 0):
+            raise VddError(
+                "deblur: takes out what the path and paper estimators put in; expected another "
+                f"estimator than '{self.estimator}' and forward_kl 0, not {self.forward_kl}"
+            )
         if self.seed < 0:
             raise VddError(f"seed: got {self.seed}, expected 0 or more")
 
@@ -216,15 +236,30 @@ class MixtureTraining:
 
     def parts(self) -> dict[str, nn.Module]:
         """Return the student and its average."""
-        return {"student": self.student} | ({"ema": self._ema.shadow} if self._ema else {})
+        parts: dict[str, nn.Module] = {"student": self.student}
+        return parts | ({"ema": self._ema.shadow} if self._ema else {})
 
     def optimizers(self) -> dict[str, torch.optim.Optimizer]:
         """Return the one optimiser, which has a group for the experts and one for the gate."""
         return {"adam": self._optimizer}
 
-    def acting(self) -> nn.Module:
+    def acting(self) -> GaussianMixtureOfExperts:
         """Return the averaged student."""
         return self._ema.shadow if self._ema else self.student
+
+    def blur(self) -> float:
+        """Return the sigma whose square the training leaves in every covariance."""
+        return 0.0
+
+    def refined(self) -> GaussianMixtureOfExperts:
+        """Return the averaged student as its settings want it in the end: pruned and deblurred."""
+        student = self.acting()
+        if self.settings.prune:
+            student = prune_experts(student, self.targets.obs, self.settings.prune)
+        if self.settings.deblur and self.blur():
+            student = copy.deepcopy(student)
+            student.settings = replace(student.settings, deblur=self.blur())
+        return student
 
 
 def place_experts(student: GaussianMixtureOfExperts, targets: Targets) -> None:

@@ -199,8 +199,9 @@ def em_expert_loss(
     Expectation maximisation (Dempster et al., 1977) with the E-step at the current parameters;
     together with `gate_cross_entropy` its gradient is that of `negative_log_likelihood`.
     """
-    responsibilities = mixture.detach().log_responsibilities(action).exp()
-    return -(responsibilities * expert_log_prob(action, mixture)).sum(-1).mean()
+    log_density = expert_log_prob(action, mixture)
+    joint = log_density.detach() + mixture.log_gate.detach()[:, None]
+    return -(torch.softmax(joint, dim=-1) * log_density).sum(-1).mean()
 
 
 def negative_log_likelihood(

@@ -22,7 +22,7 @@ from vdd_ros.distill.augmentation import NoiseSettings, ObservationNoise
 from vdd_ros.distill.checkpoint import RunInfo, settings_tree
 from vdd_ros.distill.jumps import JumpModel
 from vdd_ros.distill.methods import METHODS, Ingredients, measured_sigma_data
-from vdd_ros.distill.mixture_training import DistillSettings, Method
+from vdd_ros.distill.mixture_training import DistillSettings, Method, MixtureTraining
 from vdd_ros.distill.networks.normalization import Affine
 from vdd_ros.distill.student import GaussianMixtureOfExperts
 from vdd_ros.distill.targets import data_targets
@@ -189,8 +189,11 @@ def distill(
             action = Affine(demos.dim_act, Normalizer.fit(demos.action, "mean_std"))
         noise = _noise(settings.noise, observation, action)
         data = data_targets(windows, observation, action, noise)
+        training = METHODS[method].prepare(
+            Ingredients(settings, data, teacher, observation, action)
+        )
         cpu_s = train(
-            METHODS[method].prepare(Ingredients(settings, data, teacher, observation, action)),
+            training,
             folder,
             loop=loop,
             resume=resume,
@@ -199,6 +202,8 @@ def distill(
             evaluate_every=evaluate_every,
             title=method,
         )
+        if isinstance(training, MixtureTraining):
+            _refine(folder, info, training)
     return StudentResult(folder, checkpoint.load_policy(folder), cpu_s)
 
 
@@ -269,6 +274,19 @@ def _noise(
     return noise if settings.std else None
 
 
+def _refine(folder: Path, info: RunInfo, training: MixtureTraining) -> None:
+    """Prune and deblur the finished student where its settings ask for it.
+
+    What resuming needs stays as it is, so a finished run that is resumed ends here again.
+    """
+    student = training.refined()
+    if student is training.acting():
+        return
+    _, notes = checkpoint.read_tensors(folder / checkpoint.WEIGHTS)
+    checkpoint.write_tensors(folder / checkpoint.WEIGHTS, student.state_dict(), **notes)
+    checkpoint.write_info(folder, replace(info, model=settings_tree(student.settings)))
+
+
 def _claim(folder: Path, info: RunInfo, windows: NDArray[np.float32], *, resume: bool) -> None:
     """Take ``folder`` for this run, without ever mixing two runs in one folder.
 
@@ -281,6 +299,9 @@ def _claim(folder: Path, info: RunInfo, windows: NDArray[np.float32], *, resume:
                 f"{folder}: already holds a run; resume it, remove it or choose another folder"
             )
         found = checkpoint.read_info(folder)
+        if info.training:
+            # A pruned student is smaller than its training settings say; those decide.
+            found = replace(found, model=info.model)
         if found != info:
             names = list(_differences(asdict(found), asdict(info)))
             raise VddError(

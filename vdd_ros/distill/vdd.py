@@ -20,6 +20,8 @@ samples (random starts cover half the modes).
 
 from __future__ import annotations
 
+import math
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -63,6 +65,8 @@ class VddTraining(MixtureTraining):
         super().__init__(student, settings, targets)
         self._warm_targets, self._teacher = warm_targets, teacher
         self._warm_iters = settings.warm_start_iters if settings.warm_start == "em" else 0
+        if settings.sigma_rule == "discrete":
+            self._grid = sigma_grid(settings, teacher)
 
     def draw(self, iteration: int) -> tuple[Tensor, Tensor]:
         """Draw teacher samples during the warm start, the gate's targets afterwards."""
@@ -127,10 +131,28 @@ class VddTraining(MixtureTraining):
         low, high = settings.sigma_end, settings.sigma_start
         if settings.sigma_rule == "uniform":
             return low + (high - low) * torch.rand(batch)
+        if settings.sigma_rule == "discrete":
+            return self._grid[torch.randint(len(self._grid), (batch,))]
         if settings.sigma_rule == "fixed":
             return torch.full((batch,), low)
         first, last = self._warm_iters, max(self.n_iters - 1, self._warm_iters + 1)
         return torch.full((batch,), high + (low - high) * (iteration - first) / (last - first))
+
+    def blur(self) -> float:
+        r"""Return the sigma whose square the training leaves in every covariance.
+
+        The path and paper forms end where :math:`\Sigma_q^{-1} = E_\sigma[(\Sigma_\pi + \sigma^2
+        I)^{-1}]`: for a teacher narrow beside sigma, at :math:`\sigma_{eff}^{-2} =
+        E[\sigma^{-2}]`, which for sigma uniform on [a, b] is 1 / (a b).
+        """
+        settings = self.settings
+        if settings.estimator == "diffused":
+            return 0.0
+        if settings.sigma_rule == "uniform":
+            return math.sqrt(settings.sigma_end * settings.sigma_start)
+        if settings.sigma_rule == "discrete":
+            return float(self._grid.pow(-2).mean().rsqrt())
+        return settings.sigma_end
 
     @torch.no_grad()
     def teacher_score(
@@ -149,3 +171,27 @@ class VddTraining(MixtureTraining):
             sigma.repeat_interleave(per_state),
             obs.repeat_interleave(per_state, 0),
         ).view_as(action)
+
+
+def sigma_grid(settings: DistillSettings, teacher: Denoiser) -> Float[Tensor, " N"]:
+    """Return the sigmas that ``sigma_rule: discrete`` draws from, in rising order.
+
+    Raises:
+        VddError: neither settings nor teacher name any, or none lies in the interval.
+    """
+    schedule = getattr(teacher, "schedule", None)
+    levels = settings.sigma_grid or (() if isinstance(schedule, str) else schedule or ())
+    if not levels:
+        raise VddError(
+            "sigma_rule: discrete, but the teacher was trained at every sigma; name some in "
+            "sigma_grid or use sigma_rule: uniform"
+        )
+    low, high = settings.sigma_end, settings.sigma_start
+    inside = sorted(level for level in levels if low <= level <= high)
+    if not inside:
+        raise VddError(
+            f"sigma_rule: discrete, but none of the {len(levels)} levels from {min(levels):.3g} "
+            f"to {max(levels):.3g} lies between sigma_end {low} and sigma_start {high}; widen "
+            "these"
+        )
+    return torch.tensor(inside)
