@@ -1,9 +1,13 @@
-"""`vdd study`: teachers and students over several seeds, as one table. Needs torch."""
+"""`vdd study`: tasks x methods x training seeds, as one table. Needs torch to compute rows."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+import json
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
+
+import tyro
 
 from vdd_ros.cli.command import Answer, Shipped, require_at_least
 from vdd_ros.cli.train import require_torch
@@ -13,34 +17,55 @@ DEFAULT_CONFIG = "config/study/avoiding_scripted.yaml"
 
 @dataclass(frozen=True, kw_only=True)
 class Study:
-    """Compare teacher, student and controls over several training seeds.
+    """Compare teachers, students and rivals over several training seeds.
 
     What is finished is never computed again: the same command continues an interrupted study.
     """
 
-    data: str = "scripted"
-    """`scripted`, or the path of an .npz with demonstrations."""
+    data: Annotated[
+        tuple[str, ...],
+        tyro.conf.arg(metavar="SPEC", help_behavior_hint="(default: what the settings say)"),
+    ] = ()
+    """Demonstrations: `scripted` or an .npz for every task, or NAME=SPEC for single ones."""
     config: Shipped = None
-    """Settings (YAML)."""
+    """Settings (YAML); config/study/ has several."""
     out: Path = Path("runs/study")
     """Folder of the study."""
     jobs: int = 1
     """Processes; each uses one core."""
+    render_only: Annotated[
+        tuple[Path, ...], tyro.conf.arg(metavar="FOLDER", help_behavior_hint="(optional)")
+    ] = ()
+    """Compute nothing: render and print these studies from the rows they have."""
     json: bool = False
-    """Print one JSON object: table, rows."""
+    """Print one JSON object: tables (paths), studies (means, intervals, differences, curves)."""
 
     def run(self) -> Answer:
-        """Run, or continue, the study."""
+        """Run, or continue, or only print."""
+        tables = [_rendered(folder) for folder in self.render_only] or [self._computed()]
+        results = [table.with_name("results.json") for table in tables]
+        return Answer(
+            data={
+                "tables": [str(table) for table in tables],
+                "studies": [json.loads(path.read_text(encoding="utf-8")) for path in results],
+            },
+            text="\n".join(table.read_text(encoding="utf-8") for table in tables),
+        )
+
+    def _computed(self) -> Path:
         require_torch("vdd study")
         require_at_least(1, jobs=self.jobs)
         from vdd_ros.core.config_io import load_yaml
         from vdd_ros.core.shipped import shipped_file
-        from vdd_ros.distill.study import StudySettings, read_rows, run_study
+        from vdd_ros.distill.study.changes import with_data
+        from vdd_ros.distill.study.runner import run_study
+        from vdd_ros.distill.study.settings import StudySettings
 
         settings = load_yaml(StudySettings, self.config or shipped_file(DEFAULT_CONFIG))
-        table = run_study(settings, self.data, self.out, jobs=self.jobs)
-        rows = [asdict(row) for row in read_rows(self.out)]
-        return Answer(
-            data={"table": str(table), "rows": rows},
-            text=table.read_text(encoding="utf-8"),
-        )
+        return run_study(with_data(settings, self.data), self.out, jobs=self.jobs)
+
+
+def _rendered(folder: Path) -> Path:
+    from vdd_ros.distill.study.render import render_study
+
+    return render_study(folder)

@@ -6,28 +6,23 @@ goes and can write it in one step. matplotlib is imported inside, without a wind
 
 from __future__ import annotations
 
-import io
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vdd_ros.core.errors import VddError
 from vdd_ros.evaluation import palette
+from vdd_ros.evaluation.canvas import empty_figure, house_style, png_bytes
 from vdd_ros.tasks import avoiding
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 Floats = NDArray[np.floating]
 Integers = NDArray[np.integer]
 
-_DPI = 130
 X_RANGE = (0.22, 0.78)
 """What is drawn of the table (m): all six obstacles, the start and the finish line."""
 Y_RANGE = (-0.31, 0.41)
@@ -53,48 +48,17 @@ class Ways:
         return np.bincount(taken, minlength=n_modes).astype(np.int64)
 
 
-@contextmanager
-def _style() -> Iterator[None]:
-    """Hold the house style while a picture is made; matplotlib's own settings come back after."""
-    try:
-        import matplotlib
-    except ImportError as error:
-        raise VddError(
-            f"pictures need matplotlib, which cannot be imported ({error}); install it with: "
-            "pip install matplotlib"
-        ) from None
-    # Newer matplotlib types every key it knows, older ones take any string.
-    style: Any = {
-        "font.size": 10.5,
-        "axes.titlesize": 11.5,
-        "axes.edgecolor": palette.FAINT,
-        "axes.labelcolor": palette.INK,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "axes.axisbelow": True,
-        "text.color": palette.INK,
-        "xtick.color": palette.INK,
-        "ytick.color": palette.INK,
-        "legend.frameon": True,
-        "legend.framealpha": 0.85,
-        "legend.edgecolor": "none",
-        "legend.fontsize": 9,
-    }
-    with matplotlib.rc_context(style):
-        yield
-
-
-@_style()
+@house_style()
 def trajectory_figure(ways: Ways, *, title: str) -> bytes:
     """Every rollout from above, coloured by the expert that acted; returns a PNG."""
-    figure = _figure(6.2, 6.9)
+    figure = empty_figure(6.2, 6.9)
     axis = figure.add_subplot()
     draw_ways(axis, ways)
     axis.set_title(title)
-    return _png(figure)
+    return png_bytes(figure)
 
 
-@_style()
+@house_style()
 def mode_figure(counts: Integers, *, title: str, teacher_counts: Integers | None = None) -> bytes:
     """How often each of the 24 ways was taken, beside the teacher's where given; a PNG.
 
@@ -103,14 +67,14 @@ def mode_figure(counts: Integers, *, title: str, teacher_counts: Integers | None
         title: of the picture.
         teacher_counts: [24] the same for the teacher.
     """
-    figure = _figure(9.0, 3.4)
+    figure = empty_figure(9.0, 3.4)
     axis = figure.add_subplot()
     draw_modes(axis, counts, teacher_counts=teacher_counts)
     axis.set_title(title, loc="left")
-    return _png(figure)
+    return png_bytes(figure)
 
 
-@_style()
+@house_style()
 def gate_figure(entropy: Floats, *, x: Floats, y: Floats, title: str) -> bytes:
     """How undecided the gate is, over the plane; returns a PNG.
 
@@ -120,7 +84,7 @@ def gate_figure(entropy: Floats, *, x: Floats, y: Floats, title: str) -> bytes:
         y: [Y] positions of the rows in metres.
         title: of the picture.
     """
-    figure = _figure(6.8, 6.9)
+    figure = empty_figure(6.8, 6.9)
     axis = figure.add_subplot()
     mesh = axis.pcolormesh(x, y, entropy, cmap="cividis", vmin=0.0, vmax=1.0, shading="nearest")
     draw_table(axis, finish_colour="white")
@@ -128,10 +92,10 @@ def gate_figure(entropy: Floats, *, x: Floats, y: Floats, title: str) -> bytes:
     bar.set_label("gate entropy / log(number of experts)")
     bar.outline.set_visible(False)
     axis.set_title(title)
-    return _png(figure)
+    return png_bytes(figure)
 
 
-@_style()
+@house_style()
 def demo_figure(
     ways: Ways,
     *,
@@ -150,7 +114,7 @@ def demo_figure(
         policy_sha256: of the policy file that drove; kept inside the picture (text `Policy`), so
             that a picture can be traced to what it shows.
     """
-    figure = _figure(11.0, 6.6)
+    figure = empty_figure(11.0, 6.6)
     grid = figure.add_gridspec(2, 2, width_ratios=(1.0, 1.18))
     draw_ways(figure.add_subplot(grid[:, 0]), ways)
     modes = figure.add_subplot(grid[0, 1])
@@ -161,7 +125,7 @@ def demo_figure(
     speed.set_title("Inference time per action", loc="left")
     figure.suptitle(f"{title}\n\n", x=0.015, ha="left", fontsize=15, fontweight="bold")
     figure.text(0.015, 0.928, caption, color=palette.FAINT, fontsize=10.5, va="center")
-    return _png(figure, notes={"Policy": policy_sha256} if policy_sha256 else {})
+    return png_bytes(figure, notes={"Policy": policy_sha256} if policy_sha256 else {})
 
 
 def draw_table(axis: Axes, *, finish_colour: str = palette.FAINT) -> None:
@@ -314,25 +278,3 @@ def _microseconds(value: float) -> str:
 
 def _last_point(path: Floats) -> Floats:
     return path[np.isfinite(path).all(axis=-1)][-1]
-
-
-def _figure(width: float, height: float) -> Figure:
-    """Return an empty figure, made without pyplot: no window system, no global list of figures."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), dpi=_DPI, facecolor="white", layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
-
-
-def _png(figure: Figure, *, notes: Mapping[str, str] = MappingProxyType({})) -> bytes:
-    buffer = io.BytesIO()
-    figure.savefig(
-        buffer,
-        format="png",
-        dpi=_DPI,
-        metadata={"Software": None, **notes},
-        pil_kwargs={"optimize": True},
-    )
-    return buffer.getvalue()

@@ -1,0 +1,106 @@
+"""Running a study: every row of every task and seed, once, in processes of one thread each.
+
+::
+
+    study.json                        what is compared
+    TASK-seedN/teachers/..., students/...   run folders
+    TASK-seedN/rows.jsonl             rows as they finish
+    budgets/*.json                    iterations that fit the stated processor time
+    results.jsonl, results.json, table.md, *.png   the outcome, written by `render`
+
+A study can be interrupted and continued: finished rows are never computed again, trainings go on
+from their last checkpoint.
+"""
+
+from __future__ import annotations
+
+from multiprocessing import get_context
+from pathlib import Path
+
+from vdd_ros.core.config_io import dump_json, write_atomic
+from vdd_ros.core.errors import VddError, did_you_mean
+from vdd_ros.distill.study.changes import conflicts
+from vdd_ros.distill.study.render import render_study
+from vdd_ros.distill.study.rows import CLAIM, read_settings
+from vdd_ros.distill.study.settings import StudySettings, StudyTask
+
+
+def run_study(settings: StudySettings, out_dir: str | Path, *, jobs: int = 1) -> Path:
+    """Compute every row that ``out_dir`` does not hold yet, and render the tables.
+
+    Args:
+        settings: what to compare; every task has its demonstrations (`settings.with_data`).
+        out_dir: the study's folder. It may hold a part of the study, or one with other rows,
+            tasks and seeds beside these.
+        jobs: (task, seed) pairs computed at a time, each in a process with one thread.
+
+    Returns:
+        The path of the tables, in Markdown.
+
+    Raises:
+        VddError: unusable settings or data, or a folder that holds another study.
+    """
+    if jobs < 1:
+        raise VddError(f"jobs: got {jobs}, expected at least 1")
+    check(settings)
+    folder = Path(out_dir)
+    _claim(folder, settings)
+    pairs = [(task, seed) for task in settings.tasks for seed in settings.seeds]
+    # Each pair has a file of its own: two processes never write to one.
+    # Leaving the block, for whatever reason, ends the workers; a training loses what came after
+    # its last checkpoint.
+    with get_context("spawn").Pool(jobs) as pool:
+        running = [pool.apply_async(_run_or_stop, (settings, folder, *pair)) for pair in pairs]
+        for result in running:
+            result.get()
+    return render_study(folder)
+
+
+def check(settings: StudySettings) -> None:
+    """Find what cannot be trained before anything is.
+
+    Raises:
+        VddError: a missing or wrong settings file, an override that does not fit, a method that
+            is not there, recordings that cannot be used.
+    """
+    from vdd_ros.data.npz import load_demonstrations
+    from vdd_ros.distill.pipeline import METHODS
+    from vdd_ros.distill.study.recipes import student_settings, teacher_settings
+
+    for task in settings.tasks:
+        if task.data not in (None, "scripted"):  # those of the scripted expert are yet to be made
+            load_demonstrations(str(task.data), task=task.task, level=task.level)
+        for row in settings.resolved():
+            teacher_settings(task, row, seed=0)
+            if not row.is_teacher:
+                if row.method not in METHODS:
+                    raise VddError(
+                        f"row '{row.name}': method '{row.method}' is not there"
+                        f"{did_you_mean(row.method, METHODS)}"
+                    )
+                student_settings(task, row, seed=0)
+
+
+def _claim(folder: Path, settings: StudySettings) -> None:
+    """Take the folder, or go on with what is in it."""
+    # A folder that was only claimed, by a study that failed at once, is free.
+    if (folder / CLAIM).exists() and any(path.is_dir() for path in folder.iterdir()):
+        differ = list(conflicts(read_settings(folder), settings))
+        if differ:
+            raise VddError(
+                f"{folder}: holds a study with other settings or data ({', '.join(differ[:6])}); "
+                "choose another folder. Rows, tasks and seeds may be added, not changed"
+            )
+    write_atomic(folder / CLAIM, dump_json(settings, indent=2) + "\n")
+
+
+def _run_or_stop(settings: StudySettings, folder: Path, task: StudyTask, seed: int) -> None:
+    """Run one pair; Ctrl-C crosses the process boundary as what it is."""
+    # torch is imported by the processes that train, not by the one that waits for them.
+    from vdd_ros.distill.study.pair import Pair
+    from vdd_ros.distill.trainer import TrainingInterrupted
+
+    try:
+        Pair(settings, folder, task, seed).run()
+    except TrainingInterrupted as stop:
+        raise KeyboardInterrupt(str(stop)) from None
