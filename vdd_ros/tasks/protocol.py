@@ -99,6 +99,8 @@ class Task(Protocol):
 TASKS: Mapping[str, str] = MappingProxyType(
     {
         "avoiding": "vdd_ros.tasks.avoiding:AvoidingTask",
+        "kitchen": "vdd_ros.tasks.kitchen:KitchenTask",
+        "ogbench-cube": "vdd_ros.tasks.ogbench_cube:OgbenchCubeTask",
         "pusht": "vdd_ros.tasks.pusht:PushTTask",
     }
 )
