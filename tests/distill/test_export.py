@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,19 +11,22 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from torch.distributions import Categorical, MixtureSameFamily, MultivariateNormal
 
 from vdd_ros.core.contract import ActionField, ObservationField, PolicyContract
 from vdd_ros.core.errors import VddError
 from vdd_ros.core.mixture import GaussianMixture, log_softmax
+from vdd_ros.core.normalizer import Normalizer
 from vdd_ros.core.samplers import euler
 from vdd_ros.core.schedules import sigma_schedule
 from vdd_ros.data.demonstrations import Demonstrations
 from vdd_ros.distill import checkpoint, export
-from vdd_ros.distill.checkpoint import load_student, load_teacher
-from vdd_ros.distill.export import export_policy
+from vdd_ros.distill.checkpoint import RunInfo, load_student, load_teacher, settings_tree
+from vdd_ros.distill.export import export_policy, fit_contract
 from vdd_ros.distill.mixture_training import DistillSettings
+from vdd_ros.distill.networks.normalization import Affine
 from vdd_ros.distill.pipeline import distill, train_teacher
-from vdd_ros.distill.student import Backbone, StudentSettings
+from vdd_ros.distill.student import Backbone, GaussianMixtureOfExperts, StudentSettings
 from vdd_ros.distill.teachers.edm import TeacherSettings
 
 CONTRACT = PolicyContract(
@@ -79,7 +83,7 @@ def metadata(path: Path) -> dict:
 def test_the_students_file_is_its_mixture_in_raw_units(backbone, demos, tmp_path):
     """Raw densities differ from normalised ones by the Jacobian of the scaling, nothing else."""
     runs = make_runs(demos, backbone, tmp_path)
-    result = export_policy(runs[1], CONTRACT, tmp_path / "s.onnx", density=True)
+    result = export_policy(runs[1], CONTRACT, tmp_path / "s.onnx", density=True, n_action_steps=2)
     student = load_student(runs[1])
     raw = np.random.default_rng(1).normal(size=(6, 3, 2)).astype(np.float32)
     logits, actions, scale = session(result.path).run(None, {"observation": raw})
@@ -92,6 +96,83 @@ def test_the_students_file_is_its_mixture_in_raw_units(backbone, demos, tmp_path
     jacobian = student.action.scale.log().sum() * 2
     theirs = file_side.log_prob(student.action.unnormalize(action).flatten(1).numpy())
     np.testing.assert_allclose(theirs, (ours - jacobian).numpy(), rtol=1e-3, atol=1e-3)
+
+
+def write_student(folder: Path, **settings) -> GaussianMixtureOfExperts:
+    """Leave the run folder of an untrained student of chunks of four actions, scattered wide."""
+    shape = StudentSettings(n_experts=3, width=16, depth=1, head_width=8, **settings)
+    student = GaussianMixtureOfExperts(
+        shape, dim_obs=2, dim_act=2, n_obs_steps=1, horizon=4,
+        action=Affine(2, Normalizer(np.array([0.5, -1.0]), np.array([2.0, 0.3]))),
+    )  # fmt: skip
+    with torch.no_grad():
+        for layer in (student.head.mean, student.head.free, student.gate[-1]):
+            layer.weight.normal_()
+            layer.bias.normal_()
+    folder.mkdir()
+    checkpoint.write_info(folder, RunInfo(
+        format_version=checkpoint.FORMAT_VERSION, kind="student", method="vdd", dim_obs=2,
+        dim_act=2, n_obs_steps=1, horizon=4, model=settings_tree(shape), training={},
+        data_source="", data_hash="", teacher={}, vdd_ros_version="",
+    ))  # fmt: skip
+    checkpoint.write_examples(folder, np.random.default_rng(0).normal(size=(8, 1, 2)).astype("f4"))
+    checkpoint.write_tensors(folder / checkpoint.WEIGHTS, student.state_dict())
+    return load_student(folder)
+
+
+@pytest.mark.parametrize(("n_action_steps", "settings"), [
+    (3, {"covariance": "full"}), (1, {"covariance": "lowrank", "rank": 3}),
+    (2, {"covariance": "block", "deblur": 0.2}),
+], ids=["full", "lowrank", "block"])  # fmt: skip
+def test_a_students_file_holds_the_executed_actions_and_their_marginal(
+    settings, n_action_steps, tmp_path
+):
+    """Means are the first of the chunk, densities their marginal; the rest is in no weight."""
+    student = write_student(tmp_path / "run", **settings)
+    path = tmp_path / "s.onnx"
+    export_policy(tmp_path / "run", CONTRACT, path, density=True, n_action_steps=n_action_steps)
+    raw = np.random.default_rng(1).normal(size=(5, 1, 2)).astype(np.float32)
+    logits, actions, scale = session(path).run(None, {"observation": raw})
+    mixture = student(student.observation.normalize(torch.from_numpy(raw)))
+    wanted = student.action.unnormalize(mixture.mean)[:, :, :n_action_steps]
+    np.testing.assert_allclose(actions, wanted.numpy(), rtol=1e-4, atol=1e-4)
+    entries = metadata(path)
+    assert entries["vdd_ros.contract"]["horizon"] == n_action_steps
+    assert entries["vdd_ros.provenance"]["trained_horizon"] == 4
+    # Three experts, four actions of two values: no such layer is left.
+    assert not any(24 in i.dims for i in onnx.load(path).graph.initializer)
+    dim = 2 * n_action_steps
+    stretch = student.action.scale.repeat(n_action_steps)
+    covariance = stretch[:, None] * mixture.covariance.dense()[..., :dim, :dim] * stretch
+    oracle = MixtureSameFamily(
+        Categorical(logits=mixture.gating_logits),
+        MultivariateNormal(wanted.flatten(2), covariance),
+    )
+    action = wanted.flatten(2)[:, 1] + 0.1
+    file_side = GaussianMixture(log_softmax(logits), actions.reshape(5, 3, dim), scale)
+    np.testing.assert_allclose(
+        file_side.log_prob(action.numpy()), oracle.log_prob(action).numpy(), rtol=1e-3, atol=1e-3
+    )
+
+
+def test_the_chunk_is_cut_only_where_the_rest_of_it_is_never_used(tmp_path):
+    student = write_student(tmp_path / "run")
+    info = checkpoint.read_info(tmp_path / "run")
+    wide = replace(CONTRACT, horizon=8, n_action_steps=3)
+    for model in (student, info):
+        fitted = fit_contract(wide, model)
+        assert (fitted.horizon, fitted.n_action_steps) == (3, 3)
+        blended = fit_contract(replace(wide, execution="average"), model)
+        assert (blended.horizon, blended.n_action_steps) == (4, 3)
+        assert fit_contract(wide, model, 2).horizon == 2
+        with pytest.raises(VddError, match=r"n_action_steps: got 5, expected 1 to 4"):
+            fit_contract(wide, model, 5)
+
+
+def test_a_density_that_onnx_cannot_say_is_refused(tmp_path):
+    write_student(tmp_path / "run", covariance="full", deblur=0.1)
+    with pytest.raises(VddError, match=r"deblurred, for 'full' of size 8 by eigenvalues"):
+        export_policy(tmp_path / "run", CONTRACT, tmp_path / "s.onnx", density=True)
 
 
 @pytest.mark.parametrize("backbone", ["mlp", "transformer"])
@@ -131,7 +212,10 @@ def test_a_file_describes_itself_and_carries_no_trace_of_this_machine(runs, tmp_
         contract, provenance, golden = (
             entries[f"vdd_ros.{k}"] for k in ("contract", "provenance", "golden")
         )
-        assert (contract["n_obs_steps"], contract["horizon"]) == (3, 2)
+        # A student's chunk ends with the one action that the contract says is executed.
+        horizon = 2 if result.kind == "denoiser" else 1
+        assert (contract["n_obs_steps"], contract["horizon"]) == (3, horizon)
+        assert contract["n_action_steps"] == 1
         assert provenance["format_version"] == 1
         assert provenance["kind"] == result.kind
         assert provenance["evaluation"] == {"success": 0.5}

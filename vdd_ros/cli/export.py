@@ -33,6 +33,9 @@ class Export:
     """The file to write."""
     density: bool = False
     """Student: also export the covariances, for log q(a|s). Acting does not pay for them."""
+    n_action_steps: int | None = None
+    """Actions of each predicted chunk that are executed; by default the contract's. A student's
+    file holds no others, unless the contract blends overlapping chunks."""
     level: str = "ideal"
     """Degree of realism of the rollouts below."""
     rollouts: int = 480
@@ -62,10 +65,15 @@ class Export:
         if self.out.is_dir():
             raise VddError(f"--out: {self.out} is a folder; expected the file to write")
         contract = load_yaml(PolicyContract, self.contract or shipped_file(DEFAULT_CONTRACT))
-        n_action_steps = fit_contract(contract, info).n_action_steps
+        n_action_steps = fit_contract(contract, info, self.n_action_steps).n_action_steps
         evaluation = self._evaluate(info, task=contract.name, n_action_steps=n_action_steps)
         result = export_policy(
-            self.run_folder, contract, self.out, density=self.density, evaluation=evaluation
+            self.run_folder,
+            contract,
+            self.out,
+            density=self.density,
+            n_action_steps=n_action_steps,
+            evaluation=evaluation,
         )
         data = {
             "file": str(result.path),

@@ -36,6 +36,7 @@ from vdd_ros.core.errors import VddError
 from vdd_ros.core.schedules import sigma_schedule
 from vdd_ros.distill import checkpoint
 from vdd_ros.distill.jumps import JumpModel
+from vdd_ros.distill.networks.gaussian_head import keep_rows
 from vdd_ros.distill.student import GaussianMixtureOfExperts
 from vdd_ros.distill.teachers.base import DenoisingTeacher
 
@@ -66,24 +67,33 @@ class ExportResult:
 
 
 class StudentGraph(nn.Module):
-    """Raw observation window to gating logits and raw proposals of all experts."""
+    """Raw observation window to gating logits and raw proposals of all experts.
 
-    def __init__(self, student: GaussianMixtureOfExperts, *, density: bool) -> None:
+    Of a chunk only the first ``horizon`` actions are in the graph, and in its weights: a robot
+    that never executes the rest need not compute it. Their density is the marginal.
+    """
+
+    def __init__(self, student: GaussianMixtureOfExperts, *, horizon: int, density: bool) -> None:
         """Wrap a student; with ``density`` the covariances are an output, too."""
         super().__init__()
-        self.student, self.density = student, density
+        self.student, self.horizon, self.density = student, horizon, density
+        steps = torch.arange(student.settings.n_experts * student.horizon)
+        kept = steps[steps % student.horizon < horizon]
+        self.mean = keep_rows(student.head.mean, kept, len(steps))
 
     def forward(self, observation: Float[Tensor, "B T O"]) -> tuple[Tensor, ...]:
         """Return gating_logits, expert_actions and, with density, expert_scale."""
         student = self.student
         features = student.features(student.observation.normalize(observation))
-        logits, mean = student.proposals(features)
-        outputs = (logits, student.action.unnormalize(mean))
+        shape = (-1, student.settings.n_experts, self.horizon, student.dim_act)
+        mean = self.mean(student.lift_mean(features)).view(shape)
+        outputs = (student.gate(features), student.action.unnormalize(mean))
         if not self.density:
             return outputs
         # a_raw = scale * a + offset, so the factor's rows are stretched by the scale.
-        stretch = student.action.scale.repeat(student.horizon)
-        return (*outputs, student.covariance(features).stretch(stretch).cholesky())
+        stretch = student.action.scale.repeat(self.horizon)
+        executed = student.covariance(features).marginal(self.horizon * student.dim_act)
+        return (*outputs, executed.stretch(stretch).cholesky())
 
 
 class TeacherGraph(nn.Module):
@@ -133,6 +143,7 @@ def export_policy(
     *,
     density: bool = False,
     unroll: Sequence[int] = (1, 4, 16),
+    n_action_steps: int | None = None,
     evaluation: Mapping[str, Any] | None = None,
 ) -> ExportResult:
     """Write a run folder, student or teacher, as a policy file.
@@ -145,6 +156,7 @@ def export_policy(
         out: the file to write.
         density: student: add ``expert_scale`` for log q(a|s).
         unroll: teacher: numbers of Euler steps whose whole samplers the file holds as well.
+        n_action_steps: actions of each chunk that will be executed; None takes the contract's.
         evaluation: figures of this model, kept in the provenance.
 
     Raises:
@@ -156,11 +168,17 @@ def export_policy(
     provenance = _provenance(folder, info, evaluation)
     if info.kind == "student":
         student = checkpoint.load_student(folder)
-        contract = fit_contract(contract, student)
-        provenance |= {"kind": "moe", "n_experts": student.settings.n_experts}
+        contract = fit_contract(contract, student, n_action_steps)
+        provenance |= {
+            "kind": "moe",
+            "n_experts": student.settings.n_experts,
+            "trained_horizon": student.horizon,
+        }
         names = ["gating_logits", "expert_actions", *(["expert_scale"] if density else [])]
         samples = [{"observation": w} for w in _windows(student, windows)]
-        graph: nn.Module = StudentGraph(student, density=density)
+        if density:
+            _check_density(student)
+        graph: nn.Module = StudentGraph(student, horizon=contract.horizon, density=density)
     else:
         teacher: DenoisingTeacher | JumpModel
         if info.kind == "consistency":
@@ -169,7 +187,7 @@ def export_policy(
             provenance["n_steps"] = 1
         else:
             teacher = checkpoint.load_teacher(folder)
-        contract = fit_contract(contract, teacher)
+        contract = fit_contract(contract, teacher, n_action_steps)
         provenance |= {
             "kind": "denoiser",
             "sigma_min": teacher.sigma_min,
@@ -311,11 +329,21 @@ def _denoiser_sample(
 def fit_contract(
     contract: PolicyContract,
     model: GaussianMixtureOfExperts | DenoisingTeacher | JumpModel | checkpoint.RunInfo,
+    n_action_steps: int | None = None,
 ) -> PolicyContract:
     """Return the contract with the model's window and chunk.
 
+    A student's chunk is cut to the actions that are executed, unless overlapping chunks are to be
+    blended (``execution``), which takes the rest of the older one.
+
+    Args:
+        contract: the robot's.
+        model: what will act.
+        n_action_steps: actions of each chunk to execute; None takes the contract's, as far as the
+            model's chunk goes.
+
     Raises:
-        VddError: the vectors have other lengths.
+        VddError: the vectors have other lengths, or the chunk is shorter than what was asked for.
     """
     asked = (contract.dim_obs, contract.dim_act)
     if asked != (model.dim_obs, model.dim_act):
@@ -324,12 +352,38 @@ def fit_contract(
             f"the model has {model.dim_obs} and {model.dim_act}; use the contract of the robot it "
             "was trained for"
         )
+    if n_action_steps is not None and not 1 <= n_action_steps <= model.horizon:
+        raise VddError(
+            f"n_action_steps: got {n_action_steps}, expected 1 to {model.horizon}, the actions "
+            "that the model predicts at once"
+        )
+    executed = n_action_steps or min(contract.n_action_steps, model.horizon)
+    if isinstance(model, checkpoint.RunInfo):
+        is_student = model.kind == "student"
+    else:
+        is_student = isinstance(model, GaussianMixtureOfExperts)
+    cut = is_student and contract.execution == "latest_only"
     return replace(
         contract,
         n_obs_steps=model.n_obs_steps,
-        horizon=model.horizon,
-        n_action_steps=min(contract.n_action_steps, model.horizon),
+        horizon=executed if cut else model.horizon,
+        n_action_steps=executed,
     )
+
+
+def _check_density(student: GaussianMixtureOfExperts) -> None:
+    """Refuse covariances whose way out needs what the policy format cannot say.
+
+    Raises:
+        VddError: deblurred blocks of more than two dimensions, whose eigenvalues ONNX lacks.
+    """
+    size = student.head.block if student.head.kind != "lowrank" else student.settings.rank
+    if student.settings.deblur and student.head.kind != "diag" and size > 2:
+        raise VddError(
+            f"density: the covariances of this student were deblurred, for '{student.head.kind}' "
+            f"of size {size} by eigenvalues, which ONNX does not have; distill with "
+            "'estimator: diffused' or 'covariance: diag', or export without density"
+        )
 
 
 def _provenance(

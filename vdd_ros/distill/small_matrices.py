@@ -73,7 +73,7 @@ def of_eigenvalues(
     # f(A) = a I + b (A - m I) with a, b such that the eigenvalues m +- r map to f(m +- r).
     middle = (matrix[..., 0, 0] + matrix[..., 1, 1]) / 2
     half = (matrix[..., 0, 0] - matrix[..., 1, 1]) / 2
-    radius = torch.hypot(half, matrix[..., 1, 0])
+    radius = (half.square() + matrix[..., 1, 0].square()).sqrt()
     low, high = function(middle - radius), function(middle + radius)
     slope = (high - low) / (2 * radius).clamp(min=torch.finfo(radius.dtype).tiny)
     shift = (low + high) / 2 - slope * middle
