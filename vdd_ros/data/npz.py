@@ -9,6 +9,7 @@ import io
 import zipfile
 import zlib
 from collections.abc import Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -150,8 +151,9 @@ def load_demonstrations(
     """Demonstrations by name or path, as the command line takes them.
 
     Args:
-        spec: `scripted` for the scripted expert of avoiding, else the path of an .npz: our own
-            format, human_96.npz of avoiding, or human_206.npz of pusht.
+        spec: `scripted` for the task's scripted expert; else the path of an .npz: our own format,
+            human_96.npz of avoiding, or human_206.npz of pusht; else what
+            `vdd_ros.data.sources` knows: published folders and recordings of real robots.
         task: name of the task.
         level: level of the task the demonstrations are for.
         n: number of scripted episodes.
@@ -164,26 +166,21 @@ def load_demonstrations(
     """
     # Imported late: the tasks' own demonstrations are built from this room's words.
     from vdd_ros.data.pusht import pusht_demonstrations
-    from vdd_ros.tasks.avoiding_expert import scripted_demonstrations
+    from vdd_ros.data.sources import load_published
     from vdd_ros.tasks.protocol import make_task
 
     simulated = make_task(task, level=level)
     if spec == "scripted":
-        if task != "avoiding":
-            raise VddError(
-                f"task '{task}' has no scripted expert; give the path of an .npz with "
-                "demonstrations (--data)"
-            )
-        return scripted_demonstrations(n, seed=seed, level=level)
-    arrays = read_arrays(spec)
-    if set(_OWN) <= set(arrays):
-        demos = load_npz(spec)
-    elif set(_HUMAN) <= set(arrays):
-        demos = load_avoiding_human(spec, level=level)
-    elif task == "pusht" and "state" in arrays:
-        demos = pusht_demonstrations(arrays, spec)
-    else:
-        demos = load_npz(spec)  # which says what is missing
+        return _scripted(task, n, seed=seed, level=level)
+    demos = load_published(spec, level=level)
+    if demos is None:
+        arrays = read_arrays(spec)
+        if set(_HUMAN) <= set(arrays) and not set(_OWN) <= set(arrays):
+            demos = load_avoiding_human(spec, level=level)
+        elif task == "pusht" and "state" in arrays and not set(_OWN) <= set(arrays):
+            demos = pusht_demonstrations(arrays, spec)
+        else:
+            demos = load_npz(spec)  # which says what is missing
     fits = (demos.dim_obs, demos.dim_act) == (simulated.dim_obs, simulated.dim_act)
     if fit_task and not fits:
         raise VddError(
@@ -191,6 +188,21 @@ def load_demonstrations(
             f"task '{task}' expects {simulated.dim_obs} and {simulated.dim_act}: only recordings "
             "of this task can be rolled out on it"
         )
+    return demos
+
+
+def _scripted(task: str, n: int, *, seed: int, level: str) -> Demonstrations:
+    """Demonstrations of a task's scripted expert."""
+    # Imported late: the tasks' own demonstrations are built from this room's words.
+    from vdd_ros.tasks.protocol import SCRIPTED
+
+    if task not in SCRIPTED:
+        raise VddError(
+            f"task '{task}' has no scripted expert; give the path of demonstrations (--data); "
+            f"scripted ones exist for {', '.join(SCRIPTED)}"
+        )
+    module, function = SCRIPTED[task].split(":")
+    demos: Demonstrations = getattr(import_module(module), function)(n, seed=seed, level=level)
     return demos
 
 

@@ -110,6 +110,14 @@ A factory takes `level` and `lag` and says with `vdd_ros.tasks.optional.simulato
 it needs beside the package's own requirements.
 """
 
+SCRIPTED: Mapping[str, str] = MappingProxyType(
+    {
+        "avoiding": "vdd_ros.tasks.avoiding_expert:scripted_demonstrations",
+        "ogbench-cube": "vdd_ros.tasks.ogbench_cube:scripted_demonstrations",
+    }
+)
+"""Which tasks have a scripted expert; "module:function", called with n, seed and level."""
+
 
 def make_task(name: str, *, level: str = "ideal", lag: bool = False) -> Task:
     """Build the task `name` at one of its levels.
