@@ -134,6 +134,7 @@ def test_the_pseudo_huber_distance_is_the_norm_with_a_round_corner():
 
 @pytest.mark.parametrize("more", [
     {"backbone": "mlp"}, {"backbone": "mlp", "conditioning": "film"},
+    {"backbone": "mlp", "n_frequencies": 4, "frequency_scale": 2.0},
     {"backbone": "transformer"},
     {"backbone": "unet", "horizon": 4, "down_dims": (8, 16), "n_groups": 4, "kernel_size": 3},
 ])  # fmt: skip

@@ -231,8 +231,9 @@ def take_over(network: nn.Module, teacher: nn.Module, shape: DenoisingShape) -> 
     or a U-Net is conditioned on, at the end of what the other networks read.
     """
     levels_first = shape.backbone == "unet" or shape.conditioning == "film"
-    theirs = dict(teacher.named_parameters())
-    for name, ours in network.named_parameters():
+    theirs = teacher.state_dict()
+    # Not parameters alone: random projections of the window are buffers.
+    for name, ours in network.state_dict().items():
         known = theirs[name]
         more = ours.shape[-1] - known.shape[-1]
         seam = more if levels_first else known.shape[-1]
