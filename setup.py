@@ -31,6 +31,7 @@ TEST = [
     "hypothesis>=6.100",
     "beartype>=0.19",
     "onnx>=1.17",
+    "diffusers>=0.35",  # judges samplers and noise schedules
 ]
 COLCON = [
     "colcon-core>=0.17",

@@ -129,6 +129,7 @@ def train(
     figures = JsonLinesWriter(folder / checkpoint.METRICS, keep_until=start)
     log_every = max(1, method.n_iters // _N_LOG_LINES)
     saved_at = time.monotonic()
+    kept = start
     values: dict[str, float] = {}
     with (
         _catch_interrupt() as interrupted,
@@ -137,8 +138,11 @@ def train(
         for iteration in range(start, method.n_iters):
             raw = method.step(iteration)
             done = iteration + 1
+            # Every iteration, not only those that are logged: the weights of a checkpoint in
+            # between would be lost without a word.
+            now = _finite(raw, done, folder, kept)
             if done % log_every == 0 or done == method.n_iters:
-                values = _finite(raw, done)
+                values = now
                 values["teacher_queries"] = float(method.teacher_queries)
                 values["cpu_s"] = round(time.process_time() - cpu_start_s, 3)
                 if evaluate is not None and evaluate_every and done % evaluate_every < log_every:
@@ -151,22 +155,40 @@ def train(
             progress.update(done, values, method.teacher_queries)
             last = done == method.n_iters
             if last or interrupted() or time.monotonic() - saved_at > loop.checkpoint_every_s:
+                _require_finite_weights(method, done, folder, kept)
                 _save(method, folder, done, time.process_time() - cpu_start_s)
-                saved_at = time.monotonic()
+                saved_at, kept = time.monotonic(), done
             if interrupted() and not last:
                 raise TrainingInterrupted(folder, done)
     return time.process_time() - cpu_start_s
 
 
-def _finite(raw: Mapping[str, Tensor | float], iteration: int) -> dict[str, float]:
+def _finite(
+    raw: Mapping[str, Tensor | float], iteration: int, folder: Path, kept: int
+) -> dict[str, float]:
     values = {name: float(value) for name, value in raw.items()}
     for name, value in values.items():
         if not math.isfinite(value):
-            raise VddError(
-                f"{name} is {value} at iteration {iteration}: training diverged; lower the "
-                "learning rate, or raise sigma_min or min_std. The last checkpoint is kept"
-            )
+            raise _diverged(f"{name} is {value}", iteration, folder, kept)
     return values
+
+
+def _require_finite_weights(method: Trainable, iteration: int, folder: Path, kept: int) -> None:
+    """Refuse to save what the last step destroyed: its loss was taken before it."""
+    for part, module in {**method.parts(), "result": method.acting()}.items():
+        for name, weights in module.named_parameters():
+            if not bool(weights.isfinite().all()):
+                raise _diverged(
+                    f"weight '{name}' of {part} is not finite", iteration, folder, kept
+                )
+
+
+def _diverged(what: str, iteration: int, folder: Path, kept: int) -> VddError:
+    left = f"the checkpoint of iteration {kept} in {folder} is kept" if kept else "none was saved"
+    return VddError(
+        f"{what} at iteration {iteration}: training diverged; lower the learning rate, or raise "
+        f"sigma_min or min_std; {left}"
+    )
 
 
 def _save(method: Trainable, folder: Path, iteration: int, cpu_s: float) -> None:

@@ -18,6 +18,7 @@ class Film(nn.Module):
 
     def __init__(self, dim_condition: int, width: int) -> None:
         super().__init__()
+        self.width = width
         self.map = nn.Linear(dim_condition, 2 * width)
         nn.init.zeros_(self.map.weight)
         nn.init.zeros_(self.map.bias)
@@ -26,8 +27,8 @@ class Film(nn.Module):
         self, condition: Float[Tensor, "B C"]
     ) -> tuple[Float[Tensor, "B W"], Float[Tensor, "B W"]]:
         """Return the factor and the shift."""
-        scale, shift = self.map(condition).chunk(2, dim=-1)
-        return 1 + scale, shift
+        both = self.map(condition)
+        return 1 + both[:, : self.width], both[:, self.width :]
 
 
 class Condition(nn.Module):

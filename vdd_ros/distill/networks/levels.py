@@ -26,9 +26,9 @@ class LevelFeatures(nn.Module):
 
     def forward(self, levels: Float[Tensor, "B L"]) -> Float[Tensor, "B F"]:
         """Return the features of all levels, one after the other."""
-        features = [
-            torch.cat([column, torch.sin(phase), torch.cos(phase)], dim=-1)
-            for column in levels.split(1, dim=-1)
-            for phase in [column * math.pi * self.frequencies]
-        ]
+        features = []
+        for index in range(levels.shape[-1]):
+            column = levels[:, index : index + 1]
+            phase = column * math.pi * self.frequencies
+            features += [column, torch.sin(phase), torch.cos(phase)]
         return torch.cat(features, dim=-1)

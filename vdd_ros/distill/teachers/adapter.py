@@ -9,17 +9,17 @@ network F,
 
 with one row of coefficients per prediction:
 
-========= ================================== ==================================== ================
-F is      c_skip                             c_out                                c_in
-========= ================================== ==================================== ================
-epsilon   1                                  -sigma                               1/sqrt(1+sigma^2)
-x0        0                                  1                                    1/sqrt(1+sigma^2)
-v         1/(1+sigma^2)                      -sigma/sqrt(1+sigma^2)               1/sqrt(1+sigma^2)
-flow      1/(1+sigma)                        -sigma/(1+sigma)                     1/(1+sigma)
-edm       sd^2/(sigma^2+sd^2)                sigma sd/sqrt(sigma^2+sd^2)          1/sqrt(sigma^2+sd^2)
-========= ================================== ==================================== ================
+======= ================= ========================= ===================
+F is    c_skip            c_out                     c_in
+======= ================= ========================= ===================
+epsilon 1                 -sigma                    1/sqrt(1+sigma^2)
+x0      0                 1                         1/sqrt(1+sigma^2)
+v       1/(1+sigma^2)     -sigma/sqrt(1+sigma^2)    1/sqrt(1+sigma^2)
+flow    1/(1+sigma)       -sigma/(1+sigma)          1/(1+sigma)
+edm     d^2/(sigma^2+d^2) sigma d/sqrt(sigma^2+d^2) 1/sqrt(sigma^2+d^2)
+======= ================= ========================= ===================
 
-The first three are variance preserving (VP): their input is
+The last row has d for sigma_data. The first three are variance preserving (VP): their input is
 :math:`x_t = \sqrt{\bar\alpha}\, a + \sqrt{1-\bar\alpha}\, \epsilon = \sqrt{\bar\alpha}\, x` with
 :math:`\sigma = \sqrt{(1-\bar\alpha)/\bar\alpha}`, hence :math:`c_{in} = \sqrt{\bar\alpha}`
 (epsilon and x0: Ho et al., 2020; :math:`v = \sqrt{\bar\alpha}\epsilon - \sqrt{1-\bar\alpha} a`:

@@ -4,7 +4,7 @@ Ho, Jain, Abbeel, 2020, "Denoising Diffusion Probabilistic Models": with betas
 :math:`\beta_1..\beta_T` and :math:`\bar\alpha_t = \prod_{i \le t} (1 - \beta_i)` the network sees
 :math:`x_t = \sqrt{\bar\alpha_t} a + \sqrt{1-\bar\alpha_t} \epsilon` and predicts the noise, the
 clean action or v. Betas are cosine (Nichol and Dhariwal, 2021, equation 17, offset .008, at most
-.999) or linear.
+.999) or linear (1e-4 to .02 over 1000 steps, respaced to T, or as given).
 
 Here :math:`x_t = \sqrt{\bar\alpha_t} x` with x in variance-exploding coordinates and
 :math:`\sigma_t = \sqrt{(1-\bar\alpha_t)/\bar\alpha_t}` (see `adapter`), so the teacher is a
@@ -35,6 +35,7 @@ from vdd_ros.distill.teachers.base import DenoisingTeacher
 from vdd_ros.distill.teachers.settings import TeacherSettings
 
 _LARGEST_BETA = 0.999
+_PUBLISHED_BETAS, _PUBLISHED_STEPS = (1e-4, 0.02), 1000
 # Sampling starts from noise alone: the last level must not show the action any more.
 _SMALLEST_LAST_SIGMA = 1.0
 
@@ -47,10 +48,13 @@ def ddpm_betas(settings: TeacherSettings) -> NDArray[np.float64]:
         kept = np.cos(angle) ** 2
         return np.minimum(1 - kept[1:] / kept[:-1], _LARGEST_BETA)
     if settings.betas == "linear":
-        # 1000 steps from 1e-4 to .02 are published; fewer steps have to do the same together.
-        start = settings.beta_start or 1e-4 * 1000 / n
-        end = settings.beta_end or 0.02 * 1000 / n
-        return np.minimum(np.linspace(start, end, n), _LARGEST_BETA)
+        if settings.beta_start:
+            return np.linspace(settings.beta_start, settings.beta_end, n)
+        # Published are 1000 steps. Fewer take every so many of their levels, as respaced samplers
+        # do, and end at the same noise.
+        kept = np.cumprod(1 - np.linspace(*_PUBLISHED_BETAS, _PUBLISHED_STEPS))
+        kept = np.append(1.0, kept)[np.round(np.linspace(0, _PUBLISHED_STEPS, n + 1)).astype(int)]
+        return 1 - kept[1:] / kept[:-1]
     raise VddError(f"betas: got '{settings.betas}', expected 'cosine' or 'linear'")
 
 

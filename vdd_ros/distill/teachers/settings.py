@@ -69,9 +69,9 @@ class TeacherSettings:
     betas: Betas = "cosine"
     """ddpm: cosine (Nichol and Dhariwal, 2021) or linear (Ho et al., 2020)."""
     beta_start: float = 0.0
-    """ddpm, linear: first beta; 0 scales the published 1e-4 of 1000 steps to T steps."""
+    """ddpm, linear: first beta; 0 respaces the published 1000 steps from 1e-4 to .02."""
     beta_end: float = 0.0
-    """ddpm, linear: last beta; 0 scales the published .02 of 1000 steps to T steps."""
+    """ddpm, linear: last beta; given if and only if beta_start is."""
     prediction: VpPrediction = "epsilon"
     """ddpm: what the network puts out: the noise, the clean action x0, or v."""
     clip_denoised: bool | None = None
@@ -181,10 +181,11 @@ class TeacherSettings:
                     f"{name}: got {getattr(self, name)!r}, which family '{self.family}' does not "
                     "use; leave it out or choose another family"
                 )
-        if self.n_diffusion_steps < 2:
-            raise VddError(f"n_diffusion_steps: got {self.n_diffusion_steps}, expected at least 2")
-        if not (0 <= self.beta_start < 1 and 0 <= self.beta_end < 1):
+        if not 2 <= self.n_diffusion_steps <= 1000:
+            raise VddError(f"n_diffusion_steps: got {self.n_diffusion_steps}, expected 2 to 1000")
+        given = (self.beta_start, self.beta_end)
+        if given != (0, 0) and not all(0 < beta < 1 for beta in given):
             raise VddError(
-                f"beta_start {self.beta_start} and beta_end {self.beta_end}: expected betas below "
-                "1, or 0 for the published ones"
+                f"beta_start {self.beta_start} and beta_end {self.beta_end}: expected both "
+                "between 0 and 1, or both 0 for the published ones"
             )
