@@ -18,10 +18,17 @@ from vdd_ros.distill.pipeline import distill, train_teacher
 from vdd_ros.distill.student import StudentSettings
 from vdd_ros.distill.study import published
 from vdd_ros.distill.study.budget import fit, fit_once
-from vdd_ros.distill.study.changes import conflicts, with_data, with_overrides
+from vdd_ros.distill.study.changes import chosen, conflicts, with_data, with_overrides
 from vdd_ros.distill.study.pair import Pair
 from vdd_ros.distill.study.render import markdown, render_study, statements
-from vdd_ros.distill.study.rows import CurvePoint, StudyRow, append_row, read_rows
+from vdd_ros.distill.study.rows import (
+    CurvePoint,
+    Failure,
+    StudyRow,
+    append_row,
+    read_failures,
+    read_rows,
+)
 from vdd_ros.distill.study.runner import check, run_study
 from vdd_ros.distill.study.settings import StudySettings, StudyTask, Variant
 from vdd_ros.distill.study.summary import (
@@ -311,16 +318,37 @@ def test_an_override_changes_what_it_names_and_nothing_else() -> None:
     assert changed == replace(base, student=replace(base.student, n_experts=3), forward_kl=0.25)
 
 
-def test_data_goes_to_the_named_task_or_to_all() -> None:
+def test_data_goes_to_the_named_task_or_to_those_that_have_none() -> None:
     tasks = [{"teacher": "t", "distill": "d", "level": level, "data": None} for level in "ab"]
     study = study_of(tasks=tasks)
     assert [t.data for t in with_data(study, ["x.npz"]).tasks] == ["x.npz", "x.npz"]
     both = with_data(study, ["avoiding-a=x.npz", "avoiding-b=y=1.npz"])
     assert [t.data for t in both.tasks] == ["x.npz", "y=1.npz"]
-    with pytest.raises(VddError, match="task 'avoiding-b' has no demonstrations"):
-        with_data(study, ["avoiding-a=x.npz"])
+    tasks[0]["data"] = "scripted"
+    mixed = study_of(tasks=tasks)
+    assert [t.data for t in with_data(mixed, ["x.npz"]).tasks] == ["scripted", "x.npz"]
+    assert with_data(study_of(), ["x.npz"]).tasks[0].data == "x.npz"
     with pytest.raises(VddError, match="no task 'avoidin-a' here; did you mean 'avoiding-a'"):
         with_data(study, ["avoidin-a=x.npz"])
+
+
+def test_a_task_without_data_is_named_unless_it_is_left_out(tiny: StudySettings) -> None:
+    without = replace(tiny.tasks[0], name="human", data=None)
+    study = replace(tiny, tasks=(*tiny.tasks, without))
+    with pytest.raises(VddError, match=r"task 'human' has no demonstrations.*--tasks"):
+        check(study)
+    check(study, *chosen(study, ["avoiding-ideal"], []))
+    assert list(conflicts(study, with_data(study, ["x.npz"]))) == []
+
+
+def test_rows_are_chosen_by_either_of_their_names() -> None:
+    study = study_of()
+    names = [[row.name for row in chosen(study, [], asked)[1]] for asked in (["em"], ["VDD"], [])]
+    assert names == [["EM on data"], ["VDD"], ["teacher", "VDD", "EM on data"]]
+    with pytest.raises(VddError, match="no row 'vdx' in this study; did you mean 'vdd'"):
+        chosen(study, [], ["vdx"])
+    with pytest.raises(VddError, match="no task 'avoiding-panda' in this study"):
+        chosen(study, ["avoiding-panda"], [])
 
 
 def test_a_folder_takes_more_rows_and_seeds_but_no_changed_ones() -> None:
@@ -479,7 +507,7 @@ def test_a_budget_decides_the_iterations_and_every_seed_gets_the_same(
     monkeypatch.setattr(MixtureTraining, "step", costly)
     monkeypatch.setattr("vdd_ros.distill.pipeline.data_targets", _costing(clock, 2.0))
     rows = {"em": None, "short": Variant(method="em", overrides={"n_iters": 6})}
-    settings = replace(tiny, rows=rows, cpu_s=10.0)
+    settings = replace(tiny, rows=rows, cpu_s=10.0, curve_points=0)
     for seed in (0, 1):
         Pair(settings, tmp_path, settings.tasks[0], seed).run()
     by_row = {(r.row, r.seed): r for r in read_rows(tmp_path)}
@@ -545,6 +573,24 @@ def test_a_half_trained_teacher_is_finished_before_anybody_learns_from_it(
     assert read_lines(folder / "metrics.jsonl")[-1]["iteration"] == 4
 
 
+def test_a_row_that_diverges_is_named_and_keeps_no_other_from_being_computed(
+    tiny: StudySettings, tmp_path: Path
+) -> None:
+    """It is tried again by the next run, and by one of other rows left as it is."""
+    hopeless = {"learning_rate": 1e30, "gate_learning_rate": 1e30, "n_iters": 30}
+    rows = {"bad": Variant(method="em", overrides=hopeless), "em": None}
+    settings = replace(tiny, rows=rows, curve_points=0)
+    write_atomic(tmp_path / "study.json", dump_json(settings))
+    Pair(settings, tmp_path, settings.tasks[0], 0).run()
+    assert [row.row for row in read_rows(tmp_path)] == ["EM on data"]
+    (failure,) = read_failures(tmp_path)
+    assert (failure.row, failure.seed) == ("bad", 0)
+    assert "diverged" in failure.message
+    assert "Not finished: bad on avoiding-ideal, seed 0: " in render_study(tmp_path).read_text()
+    Pair(settings, tmp_path, settings.tasks[0], 0, rows=["EM on data"]).run()
+    assert list(read_failures(tmp_path)) == [failure]
+
+
 def test_an_override_that_does_not_fit_stops_the_study_before_it_starts(
     tiny: StudySettings, tmp_path: Path
 ) -> None:
@@ -571,6 +617,10 @@ def test_what_is_no_study_is_not_rendered(tmp_path: Path) -> None:
         render_study(tmp_path)
     (tmp_path / "study.json").write_text(dump_json(study_of()))
     with pytest.raises(VddError, match="no row of this study has finished yet"):
+        render_study(tmp_path)
+    failure = Failure("avoiding-ideal", "VDD", 0, "the disk is full")
+    write_atomic(tmp_path / "a" / "failed.jsonl", dump_json(failure) + "\n")
+    with pytest.raises(VddError, match="finished yet: VDD, seed 0: the disk is full"):
         render_study(tmp_path)
 
 

@@ -12,6 +12,9 @@ import tyro
 from vdd_ros.cli.command import Answer, Shipped, require_at_least
 from vdd_ros.cli.train import require_torch
 
+Names = Annotated[
+    tuple[str, ...], tyro.conf.arg(metavar="NAME", help_behavior_hint="(default: all)")
+]
 DEFAULT_CONFIG = "config/study/avoiding_scripted.yaml"
 
 
@@ -19,18 +22,23 @@ DEFAULT_CONFIG = "config/study/avoiding_scripted.yaml"
 class Study:
     """Compare teachers, students and rivals over several training seeds.
 
-    What is finished is never computed again: the same command continues an interrupted study.
+    What is finished is never computed again: the same command continues an interrupted study, and
+    tries again what failed (exit status 1).
     """
 
     data: Annotated[
         tuple[str, ...],
         tyro.conf.arg(metavar="SPEC", help_behavior_hint="(default: what the settings say)"),
     ] = ()
-    """Demonstrations: `scripted` or an .npz for every task, or NAME=SPEC for single ones."""
+    """Demonstrations: `scripted` or an .npz, or NAME=SPEC for the task of that name alone."""
     config: Shipped = None
     """Settings (YAML); config/study/ has several."""
     out: Path = Path("runs/study")
     """Folder of the study."""
+    tasks: Names = ()
+    """Compute these tasks of the settings only."""
+    rows: Names = ()
+    """Compute these rows of the settings only."""
     jobs: int = 1
     """Processes; each uses one core."""
     render_only: Annotated[
@@ -44,12 +52,12 @@ class Study:
         """Run, or continue, or only print."""
         tables = [_rendered(folder) for folder in self.render_only] or [self._computed()]
         results = [table.with_name("results.json") for table in tables]
+        studies = [json.loads(path.read_text(encoding="utf-8")) for path in results]
+        failed = any(study["failures"] for study in studies)
         return Answer(
-            data={
-                "tables": [str(table) for table in tables],
-                "studies": [json.loads(path.read_text(encoding="utf-8")) for path in results],
-            },
+            data={"tables": [str(table) for table in tables], "studies": studies},
             text="\n".join(table.read_text(encoding="utf-8") for table in tables),
+            exit_code=1 if failed and not self.render_only else 0,
         )
 
     def _computed(self) -> Path:
@@ -62,7 +70,13 @@ class Study:
         from vdd_ros.distill.study.settings import StudySettings
 
         settings = load_yaml(StudySettings, self.config or shipped_file(DEFAULT_CONFIG))
-        return run_study(with_data(settings, self.data), self.out, jobs=self.jobs)
+        return run_study(
+            with_data(settings, self.data),
+            self.out,
+            jobs=self.jobs,
+            tasks=self.tasks,
+            rows=self.rows,
+        )
 
 
 def _rendered(folder: Path) -> Path:

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from vdd_ros.core.config_io import from_dict, to_dict
 from vdd_ros.core.errors import VddError, did_you_mean
-from vdd_ros.distill.study.settings import StudySettings
+from vdd_ros.distill.study.settings import Row, StudySettings, StudyTask
 
 T = TypeVar("T")
 
@@ -19,12 +19,14 @@ def with_data(settings: StudySettings, given: Sequence[str]) -> StudySettings:
 
     Args:
         settings: the study.
-        given: `NAME=SPEC` for the task of that name, or one bare `SPEC` for every task.
+        given: `NAME=SPEC` for the task of that name; one bare `SPEC` for every task whose
+            settings name none, or for all where all do.
 
     Raises:
-        VddError: a name that is no task's, or a task that is left without demonstrations.
+        VddError: a name that is no task's.
     """
     names = [task.name for task in settings.tasks]
+    without = [task.name for task in settings.tasks if task.data is None]
     named: dict[str, str] = {}
     for word in given:
         name, equals, spec = word.partition("=")
@@ -33,15 +35,33 @@ def with_data(settings: StudySettings, given: Sequence[str]) -> StudySettings:
         elif equals and not Path(word).exists():
             raise VddError(f"--data {word}: no task '{name}' here{did_you_mean(name, names)}")
         else:
-            named |= dict.fromkeys(names, word)
+            named |= dict.fromkeys(without or names, word)
     tasks = tuple(replace(task, data=named.get(task.name, task.data)) for task in settings.tasks)
-    for task in tasks:
-        if task.data is None:
-            raise VddError(
-                f"task '{task.name}' has no demonstrations; give them with --data PATH, or with "
-                f"--data {task.name}=PATH where there are several tasks"
-            )
     return replace(settings, tasks=tasks)
+
+
+def chosen(
+    settings: StudySettings, tasks: Sequence[str], rows: Sequence[str]
+) -> tuple[list[StudyTask], list[Row]]:
+    """Return the tasks and rows of these names, all where none is given.
+
+    A row answers to its name in the settings and to the one the table prints.
+
+    Raises:
+        VddError: a name that is no task's or no row's.
+    """
+    known = {task.name: task for task in settings.tasks}
+    resolved = settings.resolved()
+    answers = {row.name: row for row in resolved} | dict(zip(settings.rows, resolved, strict=True))
+    for what, asked, there in (("task", tasks, known), ("row", rows, answers)):
+        for name in asked:
+            if name not in there:
+                raise VddError(f"no {what} '{name}' in this study{did_you_mean(name, there)}")
+    kept = {answers[name].name for name in rows} or {row.name for row in resolved}
+    return (
+        [task for task in settings.tasks if not tasks or task.name in tasks],
+        [row for row in resolved if row.name in kept],
+    )
 
 
 def with_overrides(settings: T, overrides: Mapping[str, Any], *, where: str) -> T:
@@ -80,7 +100,8 @@ def conflicts(old: StudySettings, new: StudySettings) -> Iterator[str]:
     for task in old.tasks:
         other = asdict(ours_by_name.get(task.name, task))
         for key, value in asdict(task).items():
-            if other[key] != value:
+            unset = key == "data" and None in (value, other[key])
+            if other[key] != value and not unset:
                 yield f"tasks.{task.name}.{key}"
     rows = {row.name: row for row in new.resolved()}
     for row in old.resolved():

@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 
+from vdd_ros.core.config_io import dump_json, write_atomic
+from vdd_ros.core.errors import VddError
 from vdd_ros.data.demonstrations import Demonstrations
 from vdd_ros.data.npz import load_demonstrations
 from vdd_ros.distill.checkpoint import METRICS, SETTINGS, load_teacher, training_cpu_s
@@ -25,10 +27,13 @@ from vdd_ros.distill.study.recipes import (
 )
 from vdd_ros.distill.study.rows import (
     CURVE_FIGURES,
+    FAILED,
     ROWS,
     CurvePoint,
+    Failure,
     StudyRow,
     append_row,
+    read_failures,
     read_rows,
 )
 from vdd_ros.distill.study.settings import Row, StudySettings, StudyTask, folder_name
@@ -58,20 +63,45 @@ class Pair:
         folder: of the study.
         task: one of its tasks.
         seed: one of its seeds.
+        rows: names of those to compute.
     """
 
     demos: Demonstrations
 
-    def __init__(self, settings: StudySettings, folder: Path, task: StudyTask, seed: int) -> None:
+    def __init__(
+        self,
+        settings: StudySettings,
+        folder: Path,
+        task: StudyTask,
+        seed: int,
+        *,
+        rows: Sequence[str] | None = None,
+    ) -> None:
+        self.asked = [row for row in settings.resolved() if rows is None or row.name in rows]
         self.settings, self.folder, self.task, self.seed = settings, folder, task, seed
         self.here = folder / f"{folder_name(task.name)}-seed{seed}"
         self._teachers: dict[str, _Trained] = {}
+        self._broken: dict[str, VddError] = {}
 
     def run(self) -> None:
-        """Train and judge every row that is not there yet."""
+        """Train and judge every row that is not there yet.
+
+        A row that fails, for example because its training diverges, does not keep the others from
+        being computed: it is noted, and tried again by the next run.
+
+        Raises:
+            VddError: no demonstrations.
+        """
         mine = (self.task.name, self.seed)
         done = {r.row for r in read_rows(self.folder) if (r.task, r.seed) == mine}
-        todo = [row for row in self.settings.resolved() if row.name not in done]
+        todo = [row for row in self.asked if row.name not in done]
+        names = {row.name for row in self.asked}
+        failures = [
+            f
+            for f in read_failures(self.folder)
+            if (f.task, f.seed) == mine and f.row not in names
+        ]
+        self._note(failures)
         if not todo:
             return
         task = self.task
@@ -80,10 +110,21 @@ class Pair:
             task.data or "", task=task.task, level=task.level, n=task.episodes, seed=self.seed
         )
         for row in todo:
-            append_row(self.here / ROWS, self._row(row))
+            try:
+                append_row(self.here / ROWS, self._row(row))
+            except VddError as error:
+                failures.append(Failure(task.name, row.name, self.seed, str(error)))
+                self._note(failures)
+
+    def _note(self, failures: Sequence[Failure]) -> None:
+        """Keep what failed, and nothing where nothing did."""
+        if failures:
+            lines = "".join(dump_json(failure) + "\n" for failure in failures)
+            write_atomic(self.here / FAILED, lines)
+        else:
+            (self.here / FAILED).unlink(missing_ok=True)
 
     def _row(self, row: Row) -> StudyRow:
-
         teacher = self._teacher(row)
         trained = teacher if row.is_teacher else self._student(row, teacher)
         figures = self._judge(trained.model, row, rollouts=self.task.rollouts)
@@ -112,8 +153,17 @@ class Pair:
     def _teacher(self, row: Row) -> _Trained:
         """Train the row's teacher, finish it, or load it."""
         name = teacher_name(row)
-        if name in self._teachers:
-            return self._teachers[name]
+        if name in self._broken:
+            raise self._broken[name]
+        if name not in self._teachers:
+            try:
+                self._teachers[name] = self._trained_teacher(name, row)
+            except VddError as error:
+                self._broken[name] = VddError(f"its teacher: {error}")
+                raise self._broken[name] from None
+        return self._teachers[name]
+
+    def _trained_teacher(self, name: str, row: Row) -> _Trained:
         settings = teacher_settings(self.task, row, seed=self.seed)
         budget = None
         asked = self.task.teacher_cpu_s or self.settings.teacher_cpu_s
@@ -139,8 +189,7 @@ class Pair:
             evaluate=lambda model: self._watch(model, watched),
             evaluate_every=self._every(settings.n_iters) if watched else 0,
         )
-        self._teachers[name] = _Trained(load_teacher(out), out, settings.n_iters, budget)
-        return self._teachers[name]
+        return _Trained(load_teacher(out), out, settings.n_iters, budget)
 
     def _student(self, row: Row, teacher: _Trained) -> _Trained:
         """Train the row's student, or finish it."""

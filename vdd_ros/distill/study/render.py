@@ -15,7 +15,7 @@ from typing import Any
 from vdd_ros.core.config_io import dump_json, write_atomic
 from vdd_ros.core.errors import VddError
 from vdd_ros.distill.study import published
-from vdd_ros.distill.study.rows import read_rows, read_settings
+from vdd_ros.distill.study.rows import read_failures, read_rows, read_settings
 from vdd_ros.distill.study.settings import StudyTask, folder_name
 from vdd_ros.distill.study.summary import FIGURES, Interval, RowSummary, TaskSummary, summarise
 from vdd_ros.evaluation import study_figures
@@ -34,15 +34,21 @@ def render_study(folder: str | Path) -> Path:
     settings = read_settings(folder)
     rows = list(read_rows(folder))
     tables = summarise(settings, rows)
+    failures = list(read_failures(folder))
     if not tables:
-        raise VddError(f"{folder}: no row of this study has finished yet; let it run longer")
+        why = "".join(f": {f.row}, seed {f.seed}: {f.message}" for f in failures[:1])
+        raise VddError(f"{folder}: no row of this study has finished yet{why}")
     write_atomic(folder / "results.jsonl", "".join(dump_json(row) + "\n" for row in rows))
     text = "\n\n".join(markdown(table) for table in tables)
     if any(line.published for table in tables for line in table.rows):
         text += f"\n\n[p] {published.SOURCE}"
+    text += "".join(
+        f"\n\nNot finished: {f.row} on {f.task}, seed {f.seed}: {f.message}." for f in failures
+    )
     pictures = [name for table in tables for name in _draw(folder, table)]
     document = {
         "tables": [_document(table) for table in tables],
+        "failures": [asdict(failure) for failure in failures],
         "published_source": published.SOURCE,
         "pictures": pictures,
     }
@@ -67,6 +73,9 @@ def statements(table: TaskSummary) -> list[str]:
         return ["No row acts in one pass."]
     by_name = {line.row: line for line in table.rows}
     best = by_name[table.best]
+    one_pass = sorted(
+        (line for line in table.rows if line.nfe == 1), key=lambda line: -line.figures[judge].mean
+    )
     said = f"Best one-pass policy on {judge}: {best.row}, {_shown(best.figures[judge])}."
     if table.runner_up is None:
         return [said]
@@ -85,10 +94,13 @@ def statements(table: TaskSummary) -> list[str]:
     ]
     if gaps:
         sentences.append(f"Paired by seed, {judge} minus that of {best.row}: {'; '.join(gaps)}.")
+    # Of the students, the best one and the best that was distilled by VDD; more is in the JSON.
+    distilled = [line for line in one_pass if line.method == "vdd"]
+    students = dict.fromkeys(line.row for line in (best, *distilled[:1]))
     for difference in table.differences:
-        if difference.row == best.row:
+        if difference.row in students and by_name[difference.reference].nfe > 1:
             parts = [f"{n} {_signed(difference.figures[n])}" for n in ("success", "entropy")]
-            sentences.append(f"{best.row} minus {difference.reference}: {', '.join(parts)}.")
+            sentences.append(f"{difference.row} minus {difference.reference}: {', '.join(parts)}.")
     return sentences
 
 

@@ -12,6 +12,7 @@ from vdd_ros.core.errors import VddError
 from vdd_ros.distill.study.settings import StudyMethod, StudySettings
 
 ROWS = "rows.jsonl"
+FAILED = "failed.jsonl"
 CLAIM = "study.json"
 CURVE_FIGURES = ("success", "entropy", "score", "reward")
 
@@ -88,6 +89,20 @@ class StudyRow:
         return (*(p for p in self.curve if p.iteration < self.n_iters), end)
 
 
+@dataclass(frozen=True)
+class Failure:
+    """A row that could not be computed, and why."""
+
+    task: str
+    """Name of the study's task."""
+    row: str
+    """Name of the row."""
+    seed: int
+    """Training seed."""
+    message: str
+    """What went wrong."""
+
+
 def append_row(file: Path, row: StudyRow) -> None:
     """Add a row to a file; the file is whole at every moment."""
     before = file.read_text(encoding="utf-8") if file.exists() else ""
@@ -103,6 +118,17 @@ def read_rows(folder: Path) -> Iterator[StudyRow]:
     for path in sorted(folder.glob(f"*/{ROWS}")):
         for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
             yield load_json(StudyRow, line, where=f"{path}:{number}")
+
+
+def read_failures(folder: Path) -> Iterator[Failure]:
+    """Yield what the last run of a study could not compute.
+
+    Raises:
+        VddError: a line that is not a failure.
+    """
+    for path in sorted(folder.glob(f"*/{FAILED}")):
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+            yield load_json(Failure, line, where=f"{path}:{number}")
 
 
 def read_settings(folder: Path) -> StudySettings:

@@ -14,38 +14,50 @@ from their last checkpoint.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from multiprocessing import get_context
 from pathlib import Path
 
 from vdd_ros.core.config_io import dump_json, write_atomic
 from vdd_ros.core.errors import VddError, did_you_mean
-from vdd_ros.distill.study.changes import conflicts
+from vdd_ros.distill.study.changes import chosen, conflicts
 from vdd_ros.distill.study.render import render_study
 from vdd_ros.distill.study.rows import CLAIM, read_settings
-from vdd_ros.distill.study.settings import StudySettings, StudyTask
+from vdd_ros.distill.study.settings import Row, StudySettings, StudyTask
 
 
-def run_study(settings: StudySettings, out_dir: str | Path, *, jobs: int = 1) -> Path:
+def run_study(
+    settings: StudySettings,
+    out_dir: str | Path,
+    *,
+    jobs: int = 1,
+    tasks: Sequence[str] = (),
+    rows: Sequence[str] = (),
+) -> Path:
     """Compute every row that ``out_dir`` does not hold yet, and render the tables.
 
     Args:
-        settings: what to compare; every task has its demonstrations (`settings.with_data`).
+        settings: what to compare.
         out_dir: the study's folder. It may hold a part of the study, or one with other rows,
             tasks and seeds beside these.
         jobs: (task, seed) pairs computed at a time, each in a process with one thread.
+        tasks: names of the tasks to compute; empty for all.
+        rows: names of the rows to compute; empty for all.
 
     Returns:
-        The path of the tables, in Markdown.
+        The path of the tables, in Markdown. Rows that failed are named below them.
 
     Raises:
-        VddError: unusable settings or data, or a folder that holds another study.
+        VddError: unusable settings or data, a folder that holds another study, or not one row.
     """
     if jobs < 1:
         raise VddError(f"jobs: got {jobs}, expected at least 1")
-    check(settings)
+    chosen_tasks, chosen_rows = chosen(settings, tasks, rows)
+    check(settings, chosen_tasks, chosen_rows)
     folder = Path(out_dir)
     _claim(folder, settings)
-    pairs = [(task, seed) for task in settings.tasks for seed in settings.seeds]
+    names = [row.name for row in chosen_rows]
+    pairs = [(task, seed, names) for task in chosen_tasks for seed in settings.seeds]
     # Each pair has a file of its own: two processes never write to one.
     # Leaving the block, for whatever reason, ends the workers; a training loses what came after
     # its last checkpoint.
@@ -56,7 +68,11 @@ def run_study(settings: StudySettings, out_dir: str | Path, *, jobs: int = 1) ->
     return render_study(folder)
 
 
-def check(settings: StudySettings) -> None:
+def check(
+    settings: StudySettings,
+    tasks: Sequence[StudyTask] | None = None,
+    rows: Sequence[Row] | None = None,
+) -> None:
     """Find what cannot be trained before anything is.
 
     Raises:
@@ -67,10 +83,16 @@ def check(settings: StudySettings) -> None:
     from vdd_ros.distill.pipeline import METHODS
     from vdd_ros.distill.study.recipes import student_settings, teacher_settings
 
-    for task in settings.tasks:
-        if task.data not in (None, "scripted"):  # those of the scripted expert are yet to be made
-            load_demonstrations(str(task.data), task=task.task, level=task.level)
-        for row in settings.resolved():
+    for task in settings.tasks if tasks is None else tasks:
+        if task.data is None:
+            raise VddError(
+                f"task '{task.name}' has no demonstrations; give them with --data PATH, or with "
+                f"--data {task.name}=PATH where other tasks have none, either; or name the tasks "
+                "to compute with --tasks"
+            )
+        if task.data != "scripted":  # those of the scripted expert are yet to be made
+            load_demonstrations(task.data, task=task.task, level=task.level)
+        for row in settings.resolved() if rows is None else rows:
             teacher_settings(task, row, seed=0)
             if not row.is_teacher:
                 if row.method not in METHODS:
@@ -94,13 +116,15 @@ def _claim(folder: Path, settings: StudySettings) -> None:
     write_atomic(folder / CLAIM, dump_json(settings, indent=2) + "\n")
 
 
-def _run_or_stop(settings: StudySettings, folder: Path, task: StudyTask, seed: int) -> None:
+def _run_or_stop(
+    settings: StudySettings, folder: Path, task: StudyTask, seed: int, rows: Sequence[str]
+) -> None:
     """Run one pair; Ctrl-C crosses the process boundary as what it is."""
     # torch is imported by the processes that train, not by the one that waits for them.
     from vdd_ros.distill.study.pair import Pair
     from vdd_ros.distill.trainer import TrainingInterrupted
 
     try:
-        Pair(settings, folder, task, seed).run()
+        Pair(settings, folder, task, seed, rows=rows).run()
     except TrainingInterrupted as stop:
         raise KeyboardInterrupt(str(stop)) from None
