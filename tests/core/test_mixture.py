@@ -98,6 +98,16 @@ def test_diffusing_equals_adding_noise_to_samples():
     np.testing.assert_allclose(noisy.mean(0), drawn.mean(0), atol=0.02)
 
 
+def test_deblurring_undoes_diffusing_and_stops_at_the_bound():
+    mixture = random_mixture(np.random.default_rng(8), dim=3)
+    back = mixture.diffuse(0.7).deblur(0.7, min_std=1e-3)
+    np.testing.assert_allclose(back.scale_tril, mixture.scale_tril, rtol=1e-9, atol=1e-9)
+    floor = mixture.deblur(100.0, min_std=0.2)
+    np.testing.assert_allclose(
+        floor.scale_tril, np.broadcast_to(0.2 * np.eye(3), (3, 4, 3, 3)), atol=1e-9
+    )
+
+
 def _parts(mixture):
     return mixture.log_gate, mixture.mean, mixture.scale_tril
 

@@ -18,6 +18,7 @@ from vdd_ros.core.errors import VddError
 from vdd_ros.data.demonstrations import Demonstrations
 from vdd_ros.distill import checkpoint
 from vdd_ros.distill.checkpoint import load_student, load_teacher
+from vdd_ros.distill.ema import Ema
 from vdd_ros.distill.kmeans import kmeans
 from vdd_ros.distill.mixture_training import DistillSettings, MixtureTraining, place_experts
 from vdd_ros.distill.objectives import em_expert_loss
@@ -107,18 +108,39 @@ def test_kmeans_survives_fewer_points_than_clusters():
         kmeans(torch.zeros(0, 2), 3)
 
 
-def test_vdd_keeps_all_modes_of_the_ring_and_sharpens_them():
+def test_diffused_vdd_is_calibrated_on_the_ring():
+    """All eight modes, and KL(teacher || student) below .05 nat: the density may be believed."""
     teacher = ring_teacher(8, radius=2.0, std=0.1)
     student = toy_student(n_experts=8, init_std=0.4)
     method = toy_vdd(
-        teacher, student, n_iters=300, sigma_start=0.3, sigma_end=0.05, learning_rate=5e-3,
-        ema_decay=0.9, experts_per_state=8, samples_per_expert=1, batch_size=32,
+        teacher, student, estimator="diffused", sigma_rule="uniform", sigma_start=0.5,
+        sigma_end=0.05, n_iters=500, learning_rate=1e-2, ema_decay=0.98, experts_per_state=8,
+        samples_per_expert=2, batch_size=16,
     )  # fmt: skip
     place_experts(student, method.targets)
-    mixture = run(method).acting()(torch.zeros(1, 1, 1))
+    mixture = run(method).acting()(torch.zeros(1, 1, 1)).detach()
     distance = torch.cdist(teacher.means[:, 0], mixture.flat_mean[0])
-    assert (distance.amin(1) < 0.1).all()
-    assert torch.diagonal(mixture.scale_tril[0], dim1=-2, dim2=-1).max() < 0.25
+    assert (distance.amin(1) < 0.05).all()
+    mode = torch.randint(8, (20_000,))
+    action = teacher.means[mode, 0] + 0.1 * torch.randn(20_000, 2)
+    exact = teacher.blurred(torch.full((1,), 1e-6), torch.zeros(1, 1, 1))
+    divergence = (exact.log_prob(action[None]) - mixture.log_prob(action[None])).mean()
+    assert divergence < 0.05
+
+
+def test_averaged_weights_are_the_recursion_written_out():
+    """The decay starts at 1/10 and rises to its value; only what is trained is averaged."""
+    layer = torch.nn.Linear(1, 1)
+    ema, wanted = Ema(layer, 0.5), layer.weight.item()
+    for iteration in range(20):
+        with torch.no_grad():
+            layer.weight.fill_(float(iteration))
+        ema.update(iteration)
+        decay = min(0.5, (1 + iteration) / (10 + iteration))
+        wanted = decay * wanted + (1 - decay) * iteration
+    assert ema.shadow.weight.item() == pytest.approx(wanted, rel=1e-5)
+    assert layer.weight.item() == 19.0
+    assert not ema.shadow.weight.requires_grad
 
 
 def test_forward_kl_leads_from_vdd_to_em():

@@ -77,6 +77,17 @@ class GaussianMixture:
             self.log_gate, self.mean, np.linalg.cholesky(covariance + sigma**2 * np.eye(dim))
         )
 
+    def deblur(self, sigma: float, min_std: float) -> GaussianMixture:
+        """Return the mixture with sigma^2 taken out of every eigenvalue of the covariances.
+
+        What is left is at least ``min_std`` wide in every direction; undoes `diffuse`.
+        """
+        covariance = self.scale_tril @ np.swapaxes(self.scale_tril, -1, -2)
+        values, vectors = np.linalg.eigh(covariance)
+        narrower = np.maximum(values - sigma**2, min_std**2)[..., None, :] * vectors
+        covariance = narrower @ np.swapaxes(vectors, -1, -2)
+        return GaussianMixture(self.log_gate, self.mean, np.linalg.cholesky(covariance))
+
     def sample(
         self, rng: np.random.Generator, *, mean_only: bool = False
     ) -> tuple[NDArray[np.floating], NDArray[np.int64]]:

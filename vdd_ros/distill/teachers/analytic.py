@@ -48,13 +48,8 @@ class AnalyticTeacher:
         mean = self.means.expand(batch, *self.means.shape)
         if self.shift is not None:
             mean = mean + torch.einsum("bo,oha->bha", obs[:, -1], self.shift)[:, None]
-        eye = torch.eye(self.covariance.shape[-1], dtype=self.covariance.dtype)
-        covariance = self.covariance + (sigma**2)[:, None, None, None] * eye
-        return MixtureParameters(
-            self.weights.log().expand(batch, -1),
-            mean,
-            Triangular.full(torch.linalg.cholesky(covariance)),
-        )
+        own = Triangular.full(torch.linalg.cholesky(self.covariance)[None])
+        return MixtureParameters(self.weights.log().expand(batch, -1), mean, own.diffuse(sigma))
 
     def denoise(
         self,
