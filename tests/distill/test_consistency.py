@@ -32,8 +32,8 @@ def toy_model(**shape) -> ConsistencyModel:
 
 
 def toy_training(model: ConsistencyModel, **options) -> ConsistencyTraining:
-    settings = {"n_iters": 500, "batch_size": 256, "learning_rate": 3e-3, "warm_start_iters": 0}
-    options = {"n_scales": 10} | options
+    settings = {"n_iters": 500, "batch_size": 256, "warm_start_iters": 0}
+    options = {"n_scales": 10, "learning_rate": 3e-3} | options
     own = {k: options.pop(k) for k in list(options) if k in ConsistencySettings.__annotations__}
     given = DistillSettings(**(settings | options), consistency=ConsistencySettings(**own))
     return ConsistencyTraining(model, given, gaussian_targets(), teacher=GaussianTeacher())
@@ -157,6 +157,7 @@ def test_a_network_told_two_levels_starts_as_the_one_told_the_first(more):
 @pytest.mark.parametrize(("wrong", "message"), [
     ({"n_scales": 1}, "consistency.n_scales: got 1, expected at least 2"),
     ({"rho": 0.0}, r"consistency.rho: got 0.0, expected a positive number"),
+    ({"learning_rate": -1e-3}, r"consistency.learning_rate: got -0.001"),
     ({"target_decay": 1.0}, "consistency.target_decay: got 1.0"),
 ])  # fmt: skip
 def test_a_bad_setting_is_named(wrong, message):

@@ -28,8 +28,8 @@ def toy_model() -> TrajectoryModel:
 
 
 def toy_training(model: TrajectoryModel, **options) -> TrajectoryTraining:
-    settings = {"n_iters": 300, "batch_size": 256, "learning_rate": 3e-3, "warm_start_iters": 0}
-    options = {"n_scales": 10, "denoising_weight": 0.1} | options
+    settings = {"n_iters": 300, "batch_size": 256, "warm_start_iters": 0}
+    options = {"n_scales": 10, "learning_rate": 3e-3} | options
     own = {k: options.pop(k) for k in list(options) if k in TrajectorySettings.__annotations__}
     given = DistillSettings(**(settings | options), trajectory=TrajectorySettings(**own))
     return TrajectoryTraining(model, given, gaussian_targets(), teacher=GaussianTeacher())

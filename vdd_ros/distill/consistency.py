@@ -18,9 +18,9 @@ one solver step from it to :math:`\hat x` at :math:`t_{n+1}`, and
 
 where :math:`\theta^-` averages :math:`\theta`. Heun's step, N = 18, a decay of 0.95 and weight one
 for every level follow the paper; its LPIPS distance is for images, so here it is the pseudo-Huber
-one (Song and Dhariwal, 2024), which also stands for the squared one on request. The values behind
-the published robot results are not known: iterations, batch and rates are this project's, shared
-with every other method.
+one (Song and Dhariwal, 2024), or the squared one on request. The values behind the published robot
+results are not known: the learning rate is this project's choice, as are iterations, batch and
+averaging, which all methods share.
 
 F starts as the teacher's network where that is an EDM network (the preconditionings differ by
 nothing but sigma_min, so f starts as the one-step teacher); else it starts fresh and knows the

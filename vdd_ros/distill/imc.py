@@ -8,13 +8,13 @@ expert z has a curriculum p(D|z), a distribution over the demonstrations, and th
           + \eta H[p(D|z)] \right), \quad p(z) = 1/K
 
 is maximised in turn. E-step: :math:`\tilde q(z|D)` from the present parameters. Curricula in
-closed form (section 4.2):
+closed form:
 
 .. math:: p(D_n|z) \propto \exp\left( \frac{\log q_z(a_n|s_n) + \eta \log \tilde q(z|D_n)}{\eta}
           \right),
 
-experts by maximum likelihood under their curricula, the gate by cross-entropy to the same
-(section 4.4): :math:`-\sum_z p(z) \sum_n p(D_n|z) \log q(z|s_n)`, whose optimum is Bayes' rule,
+experts by maximum likelihood under their curricula, the gate by cross-entropy to the same:
+:math:`-\sum_z p(z) \sum_n p(D_n|z) \log q(z|s_n)`, whose optimum is Bayes' rule,
 :math:`q(z|s) \propto p(z) p(s|z)`. The pacing eta says how much data an expert takes on; for large
 ones the curricula are the responsibilities alone and experts learn as in EM.
 

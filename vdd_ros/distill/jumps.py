@@ -124,7 +124,7 @@ class JumpTraining:
         self.model, self.settings, self.targets, self._teacher = model, settings, targets, teacher
         self.n_iters = settings.n_iters
         self.teacher_queries = 0
-        self._solver = levels.solver
+        self._solver, self._peak = levels.solver, levels.learning_rate
         sigmas = sigma_schedule(
             "karras", n_steps=levels.n_scales, sigma_min=model.sigma_min,
             sigma_max=model.sigma_max, rho=levels.rho,
@@ -133,9 +133,7 @@ class JumpTraining:
         """[n_scales + 1] from sigma_max over sigma_min to 0."""
         self._target = Ema(model, levels.target_decay)
         self._ema = Ema(model, settings.ema_decay) if settings.ema_decay else None
-        self._optimizer = torch.optim.Adam(
-            model.parameters(), lr=settings.learning_rate, fused=True
-        )
+        self._optimizer = torch.optim.Adam(model.parameters(), lr=levels.learning_rate, fused=True)
 
     @abstractmethod
     def losses(
@@ -147,7 +145,7 @@ class JumpTraining:
         """Take one optimiser step on one minibatch."""
         obs, action = self.targets.draw(self.settings.batch_size)
         losses = self.losses(action[:, 0], obs)
-        rate = self.settings.learning_rate * cosine_rate(iteration, self.n_iters)
+        rate = self._peak * cosine_rate(iteration, self.n_iters)
         for group in self._optimizer.param_groups:
             group["lr"] = rate
         self._optimizer.zero_grad()

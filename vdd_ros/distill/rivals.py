@@ -29,10 +29,13 @@ class ConsistencySettings:
     """squared, or pseudo-Huber, which far pairs do not dominate."""
     target_decay: float = 0.95
     """Decay of the averaged weights that make the targets; 0 takes the present ones."""
+    learning_rate: float = 3e-4
+    """Peak learning rate, in place of the one all methods share: a network that starts as its
+    teacher's wants less than one that starts from nothing."""
 
     def __post_init__(self) -> None:
         """Check the ranges."""
-        _check_levels("consistency", self.n_scales, self.rho, self.target_decay)
+        _check("consistency", self)
 
 
 @dataclass(frozen=True)
@@ -49,14 +52,17 @@ class TrajectorySettings:
     """squared, or pseudo-Huber, which far pairs do not dominate."""
     target_decay: float = 0.0
     """Decay of the averaged weights that make the targets; 0 takes the present ones."""
+    learning_rate: float = 3e-4
+    """Peak learning rate, in place of the one all methods share: a network that starts as its
+    teacher's wants less than one that starts from nothing."""
     max_steps: int = 1
     """Solver steps between a pair: drawn from 1 to this many."""
-    denoising_weight: float = 1.0
+    denoising_weight: float = 0.1
     """Weight of the denoising loss on the demonstrations, beside 1 for the trajectory loss."""
 
     def __post_init__(self) -> None:
         """Check the ranges."""
-        _check_levels("trajectory", self.n_scales, self.rho, self.target_decay)
+        _check("trajectory", self)
         _at_least_one("trajectory.max_steps", self.max_steps)
         if self.denoising_weight < 0:
             raise VddError(
@@ -82,13 +88,19 @@ class ImcSettings:
             raise VddError(f"imc.pacing: got {self.pacing}, expected a positive number")
 
 
-def _check_levels(name: str, n_scales: int, rho: float, target_decay: float) -> None:
-    if n_scales < 2:
-        raise VddError(f"{name}.n_scales: got {n_scales}, expected at least 2")
-    if not rho > 0:
-        raise VddError(f"{name}.rho: got {rho}, expected a positive number")
-    if not 0 <= target_decay < 1:
-        raise VddError(f"{name}.target_decay: got {target_decay}, expected 0 <= decay < 1")
+def _check(name: str, settings: ConsistencySettings | TrajectorySettings) -> None:
+    """Check what both consistency models have."""
+    if settings.n_scales < 2:
+        raise VddError(f"{name}.n_scales: got {settings.n_scales}, expected at least 2")
+    for key in ("rho", "learning_rate"):
+        if not getattr(settings, key) > 0:
+            raise VddError(
+                f"{name}.{key}: got {getattr(settings, key)}, expected a positive number"
+            )
+    if not 0 <= settings.target_decay < 1:
+        raise VddError(
+            f"{name}.target_decay: got {settings.target_decay}, expected 0 <= decay < 1"
+        )
 
 
 def _at_least_one(name: str, value: int) -> None:
