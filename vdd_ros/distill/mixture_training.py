@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from vdd_ros.core.errors import VddError
 from vdd_ros.distill.augmentation import NoiseSettings
 from vdd_ros.distill.ema import Ema
+from vdd_ros.distill.gate_judgement import JudgementSettings
 from vdd_ros.distill.kmeans import kmeans
 from vdd_ros.distill.learning_rate import cosine_rate
 from vdd_ros.distill.mixture import MixtureParameters, gate_entropy, joint_log_prob
@@ -111,6 +112,8 @@ class DistillSettings:
     prune: float = 0.0
     """Experts whose average gate is below this share of an even one are taken out in the end, so
     that ``n_experts`` is an upper bound; 0 keeps all, .1 takes out the dead."""
+    judgement: JudgementSettings = field(default_factory=JudgementSettings)
+    """vdd: the teacher's say in the gate, at the end of the training."""
     imc: ImcSettings = field(default_factory=ImcSettings)
     """imc: the curriculum."""
     consistency: ConsistencySettings = field(default_factory=ConsistencySettings)
@@ -138,6 +141,17 @@ class DistillSettings:
                 f"warm_start_iters: got {self.warm_start_iters}, expected 0 to n_iters "
                 f"({self.n_iters}), which includes the warm start: raise n_iters (--iterations) "
                 "or lower warm_start_iters in the settings file (--config)"
+            )
+        before = self.n_iters - self.judgement.iterations(self.n_iters)
+        if self.warm_start == "em" and self.warm_start_iters > before:
+            raise VddError(
+                f"warm_start_iters: got {self.warm_start_iters}, but judgement.share "
+                f"{self.judgement.share:g} leaves {before} iterations before it; lower one of them"
+            )
+        if self.judgement.weight and not self.learn_gate:
+            raise VddError(
+                f"judgement.weight: got {self.judgement.weight:g} with learn_gate false, which "
+                "leaves the gate as it is; expected one of the two"
             )
         if not 0 < self.sigma_end <= self.sigma_start:
             raise VddError(
@@ -177,6 +191,8 @@ class MixtureTraining:
     ) -> None:
         self.student, self.settings, self.targets = student, settings, targets
         self.n_iters = settings.n_iters
+        self.anneal_iters = settings.n_iters
+        """Iterations over which learning rates and sigmas come down."""
         self.teacher_queries = 0
         if not settings.learn_gate:
             # Its last layer starts at zero and stays there, so the trunk hears nothing from it.
@@ -222,7 +238,7 @@ class MixtureTraining:
         gate_loss = gate_cross_entropy(mixture.gating_logits, self.gate_targets(mixture, joint))
         loss = self.expert_loss(mixture, obs, action, iteration) + gate_loss
         for group in self._optimizer.param_groups:
-            group["lr"] = group["peak"] * cosine_rate(iteration, self.n_iters)
+            group["lr"] = group["peak"] * cosine_rate(iteration, self.anneal_iters)
         self._optimizer.zero_grad()
         loss.backward()
         self._optimizer.step()

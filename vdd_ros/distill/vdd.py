@@ -21,13 +21,15 @@ samples (random starts cover half the modes).
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from vdd_ros.core.errors import VddError
 from vdd_ros.distill.denoisers import Denoiser, score
+from vdd_ros.distill.gate_judgement import GateJudgement
 from vdd_ros.distill.mixture import MixtureParameters, diffuse
 from vdd_ros.distill.mixture_training import DistillSettings, MixtureTraining
 from vdd_ros.distill.objectives import (
@@ -67,6 +69,39 @@ class VddTraining(MixtureTraining):
         self._warm_iters = settings.warm_start_iters if settings.warm_start == "em" else 0
         if settings.sigma_rule == "discrete":
             self._grid = sigma_grid(settings, teacher)
+        judged = settings.judgement.iterations(self.n_iters)
+        self.anneal_iters = self.n_iters - judged
+        self._judgement: GateJudgement | None = None
+        if judged:
+            self._judgement = GateJudgement(
+                student, settings.judgement, targets, teacher=teacher, n_iters=judged
+            )
+
+    def step(self, iteration: int) -> Mapping[str, Tensor | float]:
+        """Take an expert step and a gate step; at the end, let the teacher judge the gate."""
+        judgement, since = self._judgement, iteration - self.anneal_iters
+        if judgement is None or since < 0:
+            return super().step(iteration)
+        if since == 0:
+            judgement.begin(super().acting())
+        asked = judgement.teacher_queries
+        figures = judgement.step(since)
+        self.teacher_queries += judgement.teacher_queries - asked
+        return figures
+
+    def parts(self) -> dict[str, nn.Module]:
+        """Return the student, its average, and the judged one."""
+        return super().parts() | (self._judgement.parts() if self._judgement else {})
+
+    def optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        """Return the optimiser of the student and that of the judged gate."""
+        return super().optimizers() | (self._judgement.optimizers() if self._judgement else {})
+
+    def acting(self) -> GaussianMixtureOfExperts:
+        """Return the averaged student, judged where that has begun."""
+        if self._judgement and self._judgement.begun:
+            return self._judgement.student
+        return super().acting()
 
     def draw(self, iteration: int) -> tuple[Tensor, Tensor]:
         """Draw teacher samples during the warm start, the gate's targets afterwards."""
@@ -135,7 +170,7 @@ class VddTraining(MixtureTraining):
             return self._grid[torch.randint(len(self._grid), (batch,))]
         if settings.sigma_rule == "fixed":
             return torch.full((batch,), low)
-        first, last = self._warm_iters, max(self.n_iters - 1, self._warm_iters + 1)
+        first, last = self._warm_iters, max(self.anneal_iters - 1, self._warm_iters + 1)
         return torch.full((batch,), high + (low - high) * (iteration - first) / (last - first))
 
     def blur(self) -> float:
