@@ -25,6 +25,12 @@ SIM = [
     "gym-pusht>=0.1.8",
     "shapely>=2.0.3",
 ]
+# Half a gigabyte with what they need: not part of `dev`, their tests are skipped without them.
+SIM_MUJOCO = [
+    "ogbench>=1.2,<1.3",
+    "gymnasium-robotics>=1.4",
+    "mujoco==3.3.0",  # 4 breaks the kitchen
+]
 TEST = [
     "pytest>=8.0",
     "pytest-timeout>=2.3",
@@ -83,7 +89,7 @@ setup(
         "ros-kilted": [f"ros-kilted-{name}{LINUX}" for name in ROS_WHEELS],
         "demo": PLOT,
         "distill": DISTILL,
-        "sim": SIM,
+        "sim": [*SIM, *SIM_MUJOCO],
         # A second distribution of the same module: uninstall onnxruntime first.
         "gpu": ["onnxruntime-gpu>=1.18"],
         "test": TEST,
