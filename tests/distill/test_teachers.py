@@ -52,6 +52,18 @@ def test_without_noise_the_denoiser_returns_its_input(backbone):
     assert (teacher.denoise(x, torch.full((5,), 0.5), obs) - x).abs().max() > 0.01
 
 
+def test_an_edm_denoiser_is_table_1_around_its_network():
+    """Karras et al. (2022): c_skip, c_out, c_in, and log sigma / 4 as BESO tells it."""
+    teacher = small_teacher()
+    x, obs, data = torch.randn(9, 2, 2), torch.randn(9, 3, 4), 0.8
+    sigma = torch.logspace(-1.5, 0.3, 9)
+    wide = sigma[:, None, None]
+    total = wide**2 + data**2
+    raw = teacher.network(x / total.sqrt(), sigma.log()[:, None] / 4, obs)
+    wanted = data**2 / total * x + wide * data / total.sqrt() * raw
+    torch.testing.assert_close(teacher.denoise(x, sigma, obs), wanted)
+
+
 @pytest.mark.parametrize("backbone", ["mlp", "transformer"])
 def test_one_sigma_may_stand_for_the_whole_batch(backbone):
     teacher = small_teacher(backbone=backbone)

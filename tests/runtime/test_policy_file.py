@@ -206,6 +206,9 @@ DENOISER = [
     ({"sigma_max": -1}, "sigma_max: got -1"),
     ({"sigma_max": 10**400}, "sigma_max: got 1000"),
     ({"sigma_schedule": "cosine"}, "sigma_schedule: got 'cosine'; known: linear"),
+    ({"sigma_schedule": []}, "sigma_schedule: got a list, expected positive finite numbers"),
+    ({"sigma_schedule": [0.5, -1.0]}, "sigma_schedule: got a list, expected positive"),
+    ({"sigma_schedule": [0.5, "x"]}, "sigma_schedule: got a list, expected positive"),
     ({"unroll": [1, 4, 16, 32]}, "outputs: .*sampled_action_32"),
     ({"unroll": [1, 4, "16"]}, "unroll: got"),
 ]

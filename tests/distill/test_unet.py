@@ -1,0 +1,99 @@
+"""The U-Net along the chunk, FiLM, and goals as tokens of their own."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from vdd_ros.distill.networks.denoising import DenoisingShape, make_denoising_network
+from vdd_ros.distill.networks.unet1d import Unet1d
+
+
+def shape(backbone: str, **changes) -> DenoisingShape:
+    given = {
+        "n_obs_steps": 2, "horizon": 8, "backbone": backbone, "width": 16, "depth": 2,
+        "n_heads": 2, "dropout_attention": 0.0, "dropout": 0.0, "down_dims": (8, 16, 16),
+        "n_groups": 4,
+    }  # fmt: skip
+    return DenoisingShape(**(given | changes))
+
+
+def network(backbone: str, *, spread: float = 0.2, **changes) -> torch.nn.Module:
+    made = make_denoising_network(shape(backbone, **changes), dim_obs=3, dim_act=2)
+    if spread:
+        for parameter in made.parameters():
+            torch.nn.init.normal_(parameter, std=spread)
+    return made.eval()
+
+
+KINDS = [("mlp", {}), ("mlp", {"conditioning": "film"}), ("transformer", {}), ("unet", {})]
+
+
+@pytest.mark.parametrize(("backbone", "changes"), KINDS)
+@pytest.mark.parametrize("n_levels", [1, 2])
+def test_every_network_listens_to_action_levels_and_window(backbone, changes, n_levels):
+    made = network(backbone, n_levels=n_levels, **changes)
+    x, levels, obs = torch.randn(5, 8, 2), torch.rand(5, n_levels), torch.randn(5, 2, 3)
+    out = made(x, levels, obs)
+    assert out.shape == (5, 8, 2)
+    for other in (
+        (x + 0.5, levels, obs), (x, levels + 0.3, obs), (x, levels, obs + 0.5),
+    ):  # fmt: skip
+        assert (made(*other) - out).abs().amax((1, 2)).min() > 1e-6
+    # One row of levels may stand for the whole batch.
+    torch.testing.assert_close(
+        made(x, levels[:1], obs), made(x, levels[:1].expand(5, -1), obs), rtol=1e-4, atol=1e-5
+    )
+
+
+@pytest.mark.parametrize("changes", [{"conditioning": "film"}, {}])
+def test_fresh_mlps_and_unets_put_out_zero(changes):
+    """So an EDM denoiser starts as the best linear one."""
+    backbone = "mlp" if changes else "unet"
+    out = network(backbone, spread=0.0, **changes)(
+        torch.randn(4, 8, 2), torch.rand(4, 1), torch.randn(4, 2, 3)
+    )
+    assert torch.equal(out, torch.zeros(4, 8, 2))
+
+
+@pytest.mark.parametrize("down_dims", [(8,), (8, 16), (8, 16, 16, 8)])
+def test_every_output_of_a_unet_sees_the_whole_chunk_once_it_halves_it_enough(down_dims):
+    """One level sees 5 convolutions of 5 steps; halving widens that to the whole chunk."""
+    horizon = 64
+    made = Unet1d(
+        2, dim_condition=3, width=8, down_dims=down_dims, kernel_size=5, n_groups=4
+    ).eval()
+    torch.nn.init.normal_(made.output.weight)
+    x = torch.randn(1, horizon, 2, requires_grad=True)
+    # Normalisation looks at all steps; hold its statistics out of the picture.
+    for module in made.modules():
+        if isinstance(module, torch.nn.GroupNorm):
+            module.forward = lambda h: h  # type: ignore[method-assign]
+    made(x, torch.zeros(1, 3))[0, 0].sum().backward()
+    assert x.grad is not None
+    reach = int((x.grad[0].abs().sum(-1) > 0).nonzero().max())
+    assert x.grad.shape[1] == horizon
+    if len(down_dims) == 1:
+        # Two blocks down, two in the middle, the last convolution: 2 steps each, twice a block.
+        assert reach == 2 * (2 * 4 + 1)
+    if len(down_dims) == 4:
+        assert reach == horizon - 1
+
+
+@pytest.mark.parametrize("horizon", [1, 3])
+def test_a_unet_of_one_level_takes_any_chunk(horizon):
+    made = network("unet", horizon=horizon, down_dims=(8,))
+    assert made(torch.randn(2, horizon, 2), torch.rand(2, 1), torch.randn(2, 2, 3)).shape == (
+        2, horizon, 2,
+    )  # fmt: skip
+
+
+def test_a_goal_is_read_from_the_newest_observation_alone():
+    made = network("transformer", dim_goal=1)
+    x, levels, obs = torch.randn(5, 8, 2), torch.rand(5, 1), torch.randn(5, 2, 3)
+    out = made(x, levels, obs)
+    older, newest = obs.clone(), obs.clone()
+    older[:, 0, -1] += 1.0
+    newest[:, 1, -1] += 1.0
+    assert torch.equal(made(x, levels, older), out)
+    assert (made(x, levels, newest) - out).abs().max() > 1e-6
