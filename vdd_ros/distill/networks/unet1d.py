@@ -48,6 +48,21 @@ class _Block(nn.Module):
         return self.second(inner) + self.skip(x)
 
 
+class _Level(nn.Module):
+    """Two blocks, the second one followed by a change of length."""
+
+    def __init__(self, first: _Block, second: _Block, resize: nn.Module) -> None:
+        super().__init__()
+        self.first, self.second, self.resize = first, second, resize
+
+    def forward(
+        self, x: Float[Tensor, "B I H"], condition: Float[Tensor, "B C"]
+    ) -> tuple[Float[Tensor, "B O H"], Float[Tensor, "B O G"]]:
+        """Return the features before and after the change of length."""
+        before = self.second(self.first(x, condition), condition)
+        return before, self.resize(before)
+
+
 class Unet1d(nn.Module):
     """A conditional U-Net over sequences.
 
@@ -82,12 +97,13 @@ class Unet1d(nn.Module):
             zip((dim, *down_dims[:-1]), down_dims, strict=True)
         ):
             halve = nn.Conv1d(here, here, 3, stride=2, padding=1) if level < last else None
-            blocks = [block(before, here), block(here, here), halve or nn.Identity()]
-            self.down.append(nn.ModuleList(blocks))
+            self.down.append(
+                _Level(block(before, here), block(here, here), halve or nn.Identity())
+            )
         self.middle = nn.ModuleList([block(down_dims[-1], down_dims[-1]) for _ in range(2)])
         for above, here in zip(down_dims[-2::-1], down_dims[:0:-1], strict=True):
             double = nn.ConvTranspose1d(above, above, 4, stride=2, padding=1)
-            self.up.append(nn.ModuleList([block(2 * here, above), block(above, above), double]))
+            self.up.append(_Level(block(2 * here, above), block(above, above), double))
         self.final = _Convolution(down_dims[0], down_dims[0], kernel_size, n_groups)
         self.output = nn.Conv1d(down_dims[0], dim, 1)
         # Zero, so that a fresh denoiser is the best linear one, as with the other backbones.
@@ -101,13 +117,11 @@ class Unet1d(nn.Module):
         """Return one output per entry of x."""
         features = self.condition(condition)
         h, kept = x.transpose(1, 2), []
-        for first, second, halve in self.down:
-            h = second(first(h, features), features)
-            kept.append(h)
-            h = halve(h)
+        for level in self.down:
+            before, h = level(h, features)
+            kept.append(before)
         for block in self.middle:
             h = block(h, features)
-        for first, second, double in self.up:
-            h = torch.cat([h, kept.pop()], dim=1)
-            h = double(second(first(h, features), features))
+        for level in self.up:
+            _, h = level(torch.cat([h, kept.pop()], dim=1), features)
         return self.output(self.final(h)).transpose(1, 2)

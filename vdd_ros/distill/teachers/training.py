@@ -53,7 +53,8 @@ class TeacherTraining:
 
     def parts(self) -> dict[str, nn.Module]:
         """Return the teacher and its average."""
-        return {"teacher": self.teacher} | ({"ema": self._ema.shadow} if self._ema else {})
+        parts: dict[str, nn.Module] = {"teacher": self.teacher}
+        return parts | ({"ema": self._ema.shadow} if self._ema else {})
 
     def optimizers(self) -> dict[str, torch.optim.Optimizer]:
         """Return the one optimiser."""
