@@ -106,6 +106,27 @@ def test_a_teacher_is_exported_too_but_has_no_density(
     assert written["evaluation"] == {}
 
 
+@pytest.mark.parametrize("method", ["cd", "ctm", "imc"])
+def test_a_rival_becomes_a_policy_file_that_acts(
+    method: str, folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Distilled, exported, rolled out, with the steps its file is made for."""
+    _run("train-teacher --config teacher.yaml --episodes 24 --out t --iterations 20", capfd)
+    words = f"distill --teacher t --method {method} --config student.yaml --episodes 24 --out r"
+    learned, said = _run(f"{words} --evaluate-every 40", capfd)
+    assert learned["method"] == method
+    assert "closed loop: success" in said
+    if method != "imc":
+        assert cli.main(shlex.split("export r --out r.onnx --density --rollouts 0")) == 2
+        assert "no closed form" in capfd.readouterr().err
+    written, _ = _run("export r --out r.onnx --rollouts 12", capfd)
+    assert written["kind"] == ("moe" if method == "imc" else "denoiser")
+    figures, _ = _run("evaluate r.onnx --rollouts 8", capfd)
+    assert figures["rollouts"] == 8
+    assert cli.main(shlex.split("evaluate r.onnx --rollouts 8 --nfe 16")) == 2
+    assert "one pass" in (err := capfd.readouterr().err) or "set nfe to 1" in err
+
+
 def _demonstrations(path: Path, *, spoil: bool = False) -> Path:
     demos = scripted_demonstrations(4, seed=0)
     observation = demos.observation.copy()
@@ -152,6 +173,8 @@ def test_a_robot_that_is_not_simulated_is_learnt_and_exported_too(
         ("train-teacher --level ideel", "ideal"),
         ("distill --teacher nowhere", "nowhere: not a run folder"),
         ("distill", "needs a teacher"),
+        ("distill --method ctm", "needs a teacher"),
+        ("distill --config typo_cd.yaml --method cd", "did you mean 'n_scales'?"),
         ("export nowhere", "nowhere: not a run folder"),
         ("export nowhere --rollouts -1", "--rollouts: got -1, expected at least 0"),
         ("train-teacher --data-seed -1", "--data-seed: got -1, expected at least 0"),
@@ -169,6 +192,7 @@ def test_a_mistake_is_one_message_and_leaves_nothing(
     _demonstrations(folder / "spoilt.npz", spoil=True)
     _arm(folder / "arm.npz")
     (folder / "typo.yaml").write_text("n_iter: 3\n", encoding="utf-8")
+    (folder / "typo_cd.yaml").write_text("consistency: {n_scale: 3}\n", encoding="utf-8")
     before = sorted(folder.iterdir())
     assert cli.main([*shlex.split(words), "--json"]) == 2
     captured = capfd.readouterr()

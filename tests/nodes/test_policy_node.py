@@ -13,7 +13,7 @@ from lifecycle_msgs.msg import Transition
 from rclpy.qos import QoSProfile
 
 from tests.nodes.robot import START, Robot, avoiding, start_policy, write_contract
-from tests.policy_files import MoeTwin
+from tests.policy_files import MoeTwin, make_denoiser_file
 from vdd_ros.core.contract import Limits, Safety
 from vdd_ros.core.safety import SafetyLevel
 from vdd_ros.nodes.driver import Driver
@@ -240,3 +240,21 @@ def test_limits_without_numbers_bind_nothing(driver: Driver, student: MoeTwin) -
         np.testing.assert_allclose(robot.ask(x, y), wish, atol=1e-5)
     row = robot.status_of(*START)
     assert row["level"] == SafetyLevel.ACT
+
+
+def test_a_consistency_model_acts_in_the_students_place(driver: Driver, files: Path) -> None:
+    """A file made for one step is run with it; there is no expert to name or to choose."""
+    contract = avoiding()
+    free = dataclasses.replace(contract.actions[0], limits=Limits())
+    path = files / "free_one_step.yaml"
+    write_contract(path, dataclasses.replace(contract, actions=(free,)))
+    # So narrow that every noise leads to the mean.
+    twin = make_denoiser_file(files / "narrow.onnx", contract=contract, deviation=1e-4)
+    policy = twin.save_as(files / "one_step.onnx", provenance={**twin.provenance, "n_steps": 1})
+    robot = Robot(driver)
+    start_policy(driver, policy, contract=str(path))
+    for x, y in [START, (0.4, 0.1)]:
+        row = np.array([[[x, y, x, y]]], np.float32)
+        step = (twin.mean(row) * twin.scale + twin.offset)[0, 0]
+        np.testing.assert_allclose(robot.ask(x, y), np.array([x, y]) + step, atol=1e-4)
+    assert robot.status_of(*START)["expert"] == -1

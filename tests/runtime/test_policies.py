@@ -233,6 +233,27 @@ def test_nfe_counts_network_passes(denoiser: DenoiserTwin) -> None:
     assert diffusion_policy(denoiser.path, n_steps=16, sampler="heun").nfe == 31
 
 
+def test_a_file_made_for_one_step_is_given_one(denoiser: DenoiserTwin, tmp_path: Path) -> None:
+    """A consistency model: no other number is accepted, and nobody has to ask for this one."""
+    path = denoiser.save_as(
+        tmp_path / "one.onnx", provenance={**denoiser.provenance, "n_steps": 1, "method": "cd"}
+    )
+    policy = load_policy(path)
+    assert (policy.nfe, policy.variant) == (1, "unrolled")
+    window = np.ones((denoiser.contract.n_obs_steps, denoiser.contract.dim_obs), np.float32)
+    noise = np.random.default_rng(0).standard_normal(policy.act(window).action.shape, np.float32)
+    policy.reset(0)
+    expected = denoiser.euler(noise[None], window[None], 1, "exponential")[0]
+    assert_allclose(policy.act(window).action, expected, atol=1e-5)
+    with pytest.raises(VddError, match=r"a cd that acts with 1 sampler step.*, got 16; set nfe"):
+        diffusion_policy(path, n_steps=16)
+    for wrong in (0, 1.0, "1", True):
+        broken = {**denoiser.provenance, "n_steps": wrong}
+        with pytest.raises(VddError, match="n_steps: got"):
+            load_policy(denoiser.save_as(tmp_path / "broken.onnx", provenance=broken))
+    assert load_policy(denoiser.path).nfe == 16
+
+
 def test_a_file_without_unrolled_samplers_still_samples(tmp_path: Path) -> None:
     twin = make_denoiser_file(tmp_path / "t.onnx", unroll=[])
     policy = diffusion_policy(twin.path, n_steps=4, seed=1)
