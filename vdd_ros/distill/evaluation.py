@@ -52,9 +52,23 @@ def student_policy(
 
 
 def teacher_policy(
-    teacher: DenoisingTeacher | JumpModel, n_steps: int = 16, sampler: SamplerKind = "euler"
+    teacher: DenoisingTeacher | JumpModel,
+    n_steps: int = 16,
+    sampler: SamplerKind = "euler",
+    *,
+    start_sigma: float | None = None,
 ) -> Policy:
-    """Return a policy that answers with a sampled chunk."""
+    """Return a policy that answers with a sampled chunk.
+
+    Args:
+        teacher: any denoiser with its normalisers.
+        n_steps: steps of the sampler.
+        sampler: its kind.
+        start_sigma: where sampling starts, instead of at the teacher's largest sigma. One step
+            from there ends at the mean of all actions; from a smaller sigma it keeps something
+            of the noise it started from, and with it some diversity.
+    """
+    start = teacher.sigma_max if start_sigma is None else start_sigma
 
     def act(
         window: NDArray[np.floating], rng: np.random.Generator
@@ -68,7 +82,7 @@ def teacher_policy(
                 torch.as_tensor(noise, dtype=torch.float32),
                 n_steps=n_steps,
                 sigma_min=teacher.sigma_min,
-                sigma_max=teacher.sigma_max,
+                sigma_max=start,
                 kind=sampler,
                 schedule=teacher.schedule,
                 generator=torch.Generator().manual_seed(int(rng.integers(2**62))),

@@ -279,7 +279,8 @@ def _policy(model: Any, row: Row) -> Policy:  # noqa: ANN401 - any teacher or st
     """Return how a model acts: mixtures by an expert's mean, all others by denoising."""
     if isinstance(model, GaussianMixtureOfExperts):
         return student_policy(model)
-    return teacher_policy(model, row.nfe, row.variant.sampler)
+    variant = row.variant
+    return teacher_policy(model, row.nfe, variant.sampler, start_sigma=variant.start_sigma)
 
 
 def _curve(lines: Sequence[Mapping[str, float]], suffix: str) -> list[CurvePoint]:
@@ -296,4 +297,5 @@ def _curve(lines: Sequence[Mapping[str, float]], suffix: str) -> list[CurvePoint
 
 
 def _suffix(row: Row) -> str:
-    return f"@{row.nfe}-{row.variant.sampler}"
+    start = "" if row.variant.start_sigma is None else f"-from-{row.variant.start_sigma:g}"
+    return f"@{row.nfe}-{row.variant.sampler}{start}"

@@ -36,6 +36,9 @@ class Variant:
     """Network passes per action; the study's for a teacher, 1 for a student."""
     sampler: SamplerKind = "euler"
     """Sampler of a teacher."""
+    start_sigma: float | None = None
+    """Sigma at which the sampling of a teacher starts; left out, its largest. One step from the
+    largest ends at the mean of all actions, whatever the noise."""
     teacher: str | None = None
     """Settings file of the teacher instead of the task's."""
     teacher_overrides: dict[str, Any] = field(default_factory=dict)
@@ -55,6 +58,8 @@ class Variant:
         """Check the ranges."""
         if self.nfe is not None and self.nfe < 1:
             raise VddError(f"nfe: got {self.nfe}, expected at least 1")
+        if self.start_sigma is not None and not self.start_sigma > 0:
+            raise VddError(f"start_sigma: got {self.start_sigma}, expected above 0")
         _check_budget(cpu_s=self.cpu_s)
         if self.published and self.published not in published.METHODS:
             near = did_you_mean(self.published, published.METHODS)
