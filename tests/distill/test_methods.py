@@ -60,6 +60,21 @@ def test_every_question_to_the_teacher_is_on_the_bill(demos, teacher, tmp_path, 
     assert 0 < last["cpu_s"] <= result.training_cpu_s + 0.01
 
 
+@pytest.mark.parametrize(("sources", "sampled"), [
+    ({"warm_source": "data", "gate_source": "data"}, 0),
+    ({"warm_source": "teacher", "gate_source": "data"}, _SAMPLES),
+    ({"warm_source": "data", "gate_source": "teacher"}, _SAMPLES),
+])  # fmt: skip
+def test_a_teacher_is_sampled_only_where_somebody_looks_at_the_samples(
+    demos, teacher, tmp_path, sources, sampled
+):
+    """Warm start and gate may each learn from demonstrated actions."""
+    settings = replace(TINY_STUDENT, **sources)
+    distill(teacher, demos, settings, method="vdd", out_dir=tmp_path / "run")
+    last = read_lines(tmp_path / "run" / "metrics.jsonl")[-1]
+    assert last["teacher_queries"] == sampled + 20 * 16 * 2 * 2
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_what_a_method_leaves_loads_as_it_was(demos, teacher, tmp_path, method):
     """And acts: one finite chunk per window, experts numbered or -1."""

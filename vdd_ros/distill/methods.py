@@ -93,16 +93,20 @@ def em_teacher(given: Ingredients) -> Trainable:
 
 
 def vdd(given: Ingredients) -> Trainable:
-    """VDD after a start from teacher samples."""
-    settings, samples = given.settings, _teacher_samples(given)
+    """VDD after a start by EM."""
+    settings, teacher = given.settings, _teacher(given)
+    sources = {"data": given.data}
+    if "teacher" in (settings.gate_source, settings.warm_source):
+        sources["teacher"] = _teacher_samples(given)
+    warm = sources[settings.warm_source]
     training = VddTraining(
-        _student(given, samples),
+        _student(given, warm),
         settings,
-        given.data if settings.gate_source == "data" else samples,
-        warm_targets=samples,
-        teacher=_teacher(given),
+        sources[settings.gate_source],
+        warm_targets=warm,
+        teacher=teacher,
     )
-    return _charged(training, samples)
+    return _charged(training, sources["teacher"]) if "teacher" in sources else training
 
 
 def cd(given: Ingredients) -> Trainable:

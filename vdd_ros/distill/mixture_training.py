@@ -73,6 +73,9 @@ class DistillSettings:
     """kmeans places the experts; em also fits them to teacher samples for a while; none."""
     warm_start_iters: int = 1500
     """em: iterations before VDD begins."""
+    warm_source: GateSource = "teacher"
+    """vdd: actions k-means and the warm start look at: the teacher's samples or demonstrated ones.
+    With ``gate_source`` data as well, the teacher is never sampled, which saves that time."""
     cache_states: int = 16384
     """Distinct states the teacher is sampled at."""
     cache_samples: int = 8
