@@ -80,8 +80,10 @@ class TeacherSettings:
     By default on for ddpm, off for the others."""
     sigma_min: float = 0.02
     """edm, flow: smallest sigma trained and sampled."""
-    sigma_max: float = 2.0
-    """edm, flow: largest sigma trained and sampled; sampling starts from N(0, sigma_max^2)."""
+    sigma_max: float = 20.0
+    """edm, flow: largest sigma trained and sampled; sampling starts from N(0, sigma_max^2). It has
+    to dwarf the spread of a whole chunk along its widest direction (several deviations, where a
+    chunk goes one way), else samples crowd at the mean and ways are lost."""
     sigma_data: float = 0.0
     """edm, flow: standard deviation of normalised actions; 0 measures it from the data."""
     sigma_density: SigmaDensity = "loguniform"
