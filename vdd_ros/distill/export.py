@@ -142,7 +142,7 @@ def export_policy(
     out: str | Path,
     *,
     density: bool = False,
-    unroll: Sequence[int] = (1, 4, 16),
+    unroll: Sequence[int] | None = None,
     n_action_steps: int | None = None,
     evaluation: Mapping[str, Any] | None = None,
 ) -> ExportResult:
@@ -155,7 +155,9 @@ def export_policy(
         contract: topics, units and limits; window and chunk are taken from the model.
         out: the file to write.
         density: student: add ``expert_scale`` for log q(a|s).
-        unroll: teacher: numbers of Euler steps whose whole samplers the file holds as well.
+        unroll: teacher: numbers of Euler steps whose whole samplers the file holds as well; None
+            takes 1, 4 and 16, or for a U-Net 1 alone: beside its pass the cost of a call is
+            nothing, and 21 copies of its many nodes take minutes to trace.
         n_action_steps: actions of each chunk that will be executed; None takes the contract's.
         evaluation: figures of this model, kept in the provenance.
 
@@ -187,6 +189,8 @@ def export_policy(
             provenance["n_steps"] = 1
         else:
             teacher = checkpoint.load_teacher(folder)
+            if unroll is None:
+                unroll = (1,) if teacher.settings.backbone == "unet" else (1, 4, 16)
         contract = fit_contract(contract, teacher, n_action_steps)
         provenance |= {
             "kind": "denoiser",
