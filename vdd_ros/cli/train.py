@@ -43,7 +43,7 @@ class DataOptions:
     resume: bool = False
     """Continue the run in --out, with the same options."""
     json: bool = False
-    """Print one JSON object: run, training_cpu_s, data_hash, settings."""
+    """Print one JSON object: run, training_cpu_s, data_hash, settings and more."""
 
     def demonstrations(self) -> Demonstrations:
         """Load or make the demonstrations.
@@ -139,11 +139,14 @@ class TrainTeacher(DataOptions):
                 evaluate=self.closed_loop(teacher_policy),
                 evaluate_every=self.evaluate_every,
             )
+        for note in result.notes:
+            say(f"note: {note}")
         data = {
             "run": str(result.folder),
             "training_cpu_s": result.training_cpu_s,
             "data_hash": demos.data_hash(),
             "settings": to_dict(settings),
+            "notes": list(result.notes),
         }
         text = f"teacher in {result.folder}, {result.training_cpu_s:.0f} CPU-seconds"
         return Answer(

@@ -29,7 +29,7 @@ from vdd_ros.distill.targets import data_targets
 from vdd_ros.distill.teachers.base import DenoisingTeacher, measured_action_box
 from vdd_ros.distill.teachers.family import make_teacher
 from vdd_ros.distill.teachers.settings import TeacherSettings
-from vdd_ros.distill.teachers.training import TeacherTraining
+from vdd_ros.distill.teachers.training import TeacherTraining, sampling_notes
 from vdd_ros.distill.trainer import LoopSettings, reproducible, train
 
 Evaluate = Callable[[nn.Module], Mapping[str, float]]
@@ -45,6 +45,8 @@ class TeacherResult:
     """The averaged network, ready to denoise."""
     training_cpu_s: float
     """Processor seconds of the training."""
+    notes: tuple[str, ...] = ()
+    """What in the settings does not suit the data, with the remedy; empty where all is well."""
 
 
 @dataclass(frozen=True)
@@ -134,7 +136,8 @@ def train_teacher(
             evaluate_every=evaluate_every,
             title="teacher",
         )
-    return TeacherResult(folder, checkpoint.load_teacher(folder), cpu_s)
+    notes = sampling_notes(teacher.sigma_max, targets.action)
+    return TeacherResult(folder, checkpoint.load_teacher(folder), cpu_s, notes)
 
 
 def distill(

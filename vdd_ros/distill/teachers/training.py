@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from vdd_ros.distill.ema import Ema
 from vdd_ros.distill.learning_rate import cosine_rate
 from vdd_ros.distill.targets import Targets
 from vdd_ros.distill.teachers.base import DenoisingTeacher
+
+# Starting at three times the spread narrows samples by 5 % along that direction.
+_START_TO_SPREAD = 3.0
 
 
 class TeacherTraining:
@@ -63,3 +68,23 @@ class TeacherTraining:
     def acting(self) -> nn.Module:
         """Return the averaged teacher."""
         return self._ema.shadow if self._ema else self.teacher
+
+
+def sampling_notes(sigma_max: float, action: Float[Tensor, "N S H A"]) -> tuple[str, ...]:
+    """Say where sampling starts too low for the spread of the training chunks.
+
+    It starts from N(0, sigma_max^2 I), which stands for the data blurred by sigma_max and lacks
+    their own variance. Along the widest direction of a chunk, which is wide because its actions
+    go one way together, that matters first.
+    """
+    flat = action.flatten(0, 1).flatten(1)
+    rows = flat[:: max(1, len(flat) // 20_000)]
+    widest = float(torch.linalg.eigvalsh(torch.cov(rows.T).reshape(2 * (rows.shape[1],)))[-1])
+    spread = math.sqrt(max(widest, 0.0))
+    if sigma_max >= _START_TO_SPREAD * spread:
+        return ()
+    return (
+        f"sigma_max {sigma_max:g} is less than {_START_TO_SPREAD:g} times the spread of the "
+        f"training chunks along their widest direction ({spread:.2g}): samples will crowd at the "
+        f"mean and ways will be lost; set sigma_max to {_START_TO_SPREAD * spread:.2g} or more",
+    )
