@@ -21,12 +21,14 @@ from vdd_ros.cli.bench import Bench
 from vdd_ros.cli.command import Command, open_standard_streams, say, standard_output_to_error
 from vdd_ros.cli.compare import Compare
 from vdd_ros.cli.demo import Demo
+from vdd_ros.cli.diagnose import Diagnose
 from vdd_ros.cli.distill import Distill
 from vdd_ros.cli.doctor import Doctor
 from vdd_ros.cli.evaluate import Evaluate
 from vdd_ros.cli.export import Export
 from vdd_ros.cli.inspect import Inspect
 from vdd_ros.cli.study import Study
+from vdd_ros.cli.toys import Toys
 from vdd_ros.cli.train import TrainTeacher
 from vdd_ros.core.errors import VddError, did_you_mean
 
@@ -40,7 +42,9 @@ COMMANDS: dict[str, type[Command]] = {
     "inspect": Inspect,
     "bench": Bench,
     "compare": Compare,
+    "diagnose": Diagnose,
     "study": Study,
+    "toys": Toys,
 }
 _ABOUT = (
     "Distils a diffusion policy into a Mixture of Experts that needs one network pass per action, "

@@ -1,0 +1,376 @@
+"""Every diagnostic says the truth where the truth is known, and names what is wrong."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from tests.distill.toys import ring_teacher
+from vdd_ros.core.errors import VddError
+from vdd_ros.distill.diagnostics.calibration import LEVELS, calibration, density_ranks
+from vdd_ros.distill.diagnostics.coverage import (
+    cluster_actions,
+    cluster_coverage,
+    gate_use,
+    mode_mass,
+)
+from vdd_ros.distill.diagnostics.distances import (
+    Policy,
+    draw_actions,
+    monte_carlo_kl,
+    sliced_wasserstein,
+)
+from vdd_ros.distill.diagnostics.opinion import Finding, findings
+from vdd_ros.distill.diagnostics.report import Diagnosis, DiagnosisSettings, diagnose
+from vdd_ros.distill.diagnostics.stein import (
+    blurred_discrepancy,
+    stein_discrepancy,
+    stein_kernel,
+)
+from vdd_ros.distill.student import GaussianMixtureOfExperts, StudentSettings
+from vdd_ros.distill.teachers.analytic import AnalyticTeacher
+
+
+def gaussian(std: float, *, mean: float = 0.0, dim: int = 2) -> Policy:
+    """Return one round Gaussian at every state."""
+    teacher = AnalyticTeacher(
+        torch.ones(1), torch.full((1, 1, dim), mean), (std**2 * torch.eye(dim))[None]
+    )
+    return lambda obs: teacher.blurred(torch.zeros(len(obs)), obs)
+
+
+def states(n: int) -> Tensor:
+    return torch.zeros(n, 1, 1)
+
+
+# -- distances ---------------------------------------------------------------------------------
+
+
+def test_divergence_of_two_gaussians_is_the_closed_form() -> None:
+    first = torch.distributions.Normal(0.0, 1.0)
+    second = torch.distributions.Normal(0.5, 2.0)
+    exact = 2 * float(torch.distributions.kl_divergence(first, second))
+    found = monte_carlo_kl(gaussian(1.0), gaussian(2.0, mean=0.5), states(4), n_samples=20000)
+    assert found == pytest.approx(exact, abs=0.01)
+
+
+def test_moving_a_cloud_costs_the_mean_projected_way() -> None:
+    """In the plane the mean of |cos| is 2 / pi, its root mean square 1 / sqrt 2."""
+    cloud = torch.randn(300, 2)
+    moved = (cloud + torch.tensor([3.0, 4.0]))[torch.randperm(300)]
+    assert sliced_wasserstein(cloud, cloud.flip(0)) == pytest.approx(0.0, abs=1e-6)
+    one = sliced_wasserstein(cloud, moved, n_projections=20000)
+    two = sliced_wasserstein(cloud, moved, order=2, n_projections=20000)
+    assert one == pytest.approx(5 * 2 / math.pi, rel=0.02)
+    assert two == pytest.approx(5 / math.sqrt(2), rel=0.02)
+
+
+def test_on_a_line_it_is_the_exact_distance() -> None:
+    first, second = torch.tensor([[0.0], [1.0], [5.0]]), torch.tensor([[6.0], [0.0], [2.0]])
+    assert sliced_wasserstein(first, second) == pytest.approx(2 / 3, rel=1e-5)
+
+
+def test_sets_that_cannot_be_paired_are_refused() -> None:
+    with pytest.raises(VddError, match="two equal, non-empty"):
+        sliced_wasserstein(torch.zeros(3, 2), torch.zeros(4, 2))
+
+
+# -- coverage ----------------------------------------------------------------------------------
+
+
+def _components(points: np.ndarray, radius: float) -> list[set[int]]:
+    """The slow twin: flood every sample's neighbourhood."""
+    near = np.linalg.norm(points[:, None] - points[None], axis=-1) <= radius
+    left, groups = set(range(len(points))), []
+    while left:
+        front, group = {left.pop()}, set[int]()
+        while front:
+            node = front.pop()
+            group.add(node)
+            new = {int(j) for j in np.nonzero(near[node])[0]} & left
+            left -= new
+            front |= new
+        groups.append(group)
+    return groups
+
+
+@pytest.mark.parametrize("radius", [0.1, 0.3, 0.8])
+def test_clusters_are_the_connected_components(radius: float) -> None:
+    points = torch.randn(5, 40, 2)
+    found = cluster_actions(points, radius=radius)
+    for state in range(5):
+        groups = _components(points[state].numpy(), radius)
+        kept = {frozenset(g) for g in groups if len(g) >= 0.05 * 40}
+        kept = kept or {frozenset(sorted(groups, key=len)[-1])}
+        labels = found.label[state]
+        own = {
+            frozenset(torch.nonzero(labels == c)[:, 0].tolist())
+            for c in range(int(labels.max()) + 1)
+        }
+        assert own == kept
+
+
+def test_the_radius_fits_itself_to_the_samples() -> None:
+    """Eight narrow modes, one wide one, an arc and a constant: 8, 1, 1 and 1 clusters."""
+    teacher = ring_teacher()
+    eight = draw_actions(lambda obs: teacher.blurred(torch.zeros(len(obs)), obs), states(1), 256)
+    angle = torch.linspace(0, math.pi, 256)
+    arc = torch.stack([angle.cos(), angle.sin()], -1)[None] + 0.03 * torch.randn(1, 256, 2)
+    several = torch.cat([eight, torch.randn(1, 256, 2), arc, torch.ones(1, 256, 2)])
+    assert cluster_actions(several).count.tolist() == [8, 1, 1, 1]
+
+
+def _two_modes(gate: tuple[float, ...], places: tuple[float, ...]) -> tuple[float, float]:
+    """Share of clusters and of samples covered, of a teacher with modes at -1 (25 %) and 1."""
+    samples = torch.cat([torch.full((1, 16, 1), -1.0), torch.full((1, 48, 1), 1.0)], 1)
+    samples = samples + 0.01 * torch.randn(1, 64, 1)
+    mean = torch.tensor(places)[:, None, None]
+    weights = torch.tensor(gate)
+    student = AnalyticTeacher(weights, mean, 0.01 * torch.ones(len(places), 1, 1))
+    mixture = student.blurred(torch.zeros(1), states(1))
+    found = cluster_coverage(samples, cluster_actions(samples), mixture)
+    assert found.clusters == 2
+    return found.covered, found.mass
+
+
+def test_a_mode_is_covered_by_an_expert_that_is_there_and_chosen() -> None:
+    assert _two_modes((0.25, 0.75), (-1.0, 1.0)) == (1.0, 1.0)
+    assert _two_modes((0.25, 0.75), (1.02, 1.0)) == (0.5, 0.75)
+    assert _two_modes((0.01, 0.99), (-1.0, 1.0)) == (0.5, 0.75)
+    assert _two_modes((0.5, 0.5), (0.0, 0.5)) == (0.0, 0.0)
+
+
+def test_experts_at_one_mode_add_up() -> None:
+    """Four experts of .05 each carry the quarter's share that none carries alone."""
+    gate = (0.05, 0.05, 0.05, 0.05, 0.8)
+    assert _two_modes(gate, (-1.0, -1.01, -0.99, -1.02, 1.0)) == (1.0, 1.0)
+
+
+def test_mass_goes_to_the_nearest_known_mode_within_reach() -> None:
+    place = torch.tensor([[[0.0], [0.2], [1.0], [3.0]]])
+    weight = torch.tensor([[0.1, 0.2, 0.3, 0.4]])
+    centre = torch.tensor([[[0.0], [0.15], [1.1]]])
+    mass = mode_mass(place, weight, centre, torch.tensor([0, 0, 1]), radius=0.5)
+    torch.testing.assert_close(mass, torch.tensor([[0.3, 0.3]]))
+
+
+def test_the_gates_use_is_counted() -> None:
+    gate = torch.tensor([[0.5, 0.5, 0.0, 0.0], [0.5, 0.4, 0.1, 0.0]]).clamp(min=1e-9)
+    use = gate_use(gate.log())
+    entropies = [math.log(2), -0.5 * math.log(0.5) - 0.4 * math.log(0.4) - 0.1 * math.log(0.1)]
+    assert use.perplexity == pytest.approx(sum(map(math.exp, entropies)) / 2, rel=1e-5)
+    assert use.usage == pytest.approx((0.5, 0.45, 0.05, 0.0), abs=1e-6)
+    assert use.dead == (3,)
+    assert set(use.never_first) >= {2, 3}
+
+
+# -- calibration -------------------------------------------------------------------------------
+
+
+def test_the_right_density_is_calibrated() -> None:
+    obs = states(400)
+    teacher = ring_teacher()
+
+    def ring(at: Tensor) -> object:
+        return teacher.blurred(torch.zeros(len(at)), at)
+
+    action = draw_actions(ring, obs, 8)  # type: ignore[arg-type]
+    found = calibration(density_ranks(ring, obs, action))  # type: ignore[arg-type]
+    assert found.expected_error < 0.02
+    assert found.n_actions == 3200
+
+
+@pytest.mark.parametrize("std", [0.5, 2.0])
+def test_wrong_widths_show_as_the_closed_form_says(std: float) -> None:
+    """In the plane N(0, s^2) holds a share a in |x|^2 < -2 s^2 log(1 - a); of samples of N(0, 1)
+    that disc holds 1 - (1 - a)^(s^2).
+    """
+    obs = states(600)
+    action = draw_actions(gaussian(1.0), obs, 10)
+    found = calibration(density_ranks(gaussian(std), obs, action))
+    exact = [1 - (1 - level) ** (std**2) for level in LEVELS]
+    assert found.coverage == pytest.approx(exact, abs=0.03)
+    assert (found.bias > 0) == (std > 1)
+
+
+def test_levels_that_are_ranks_are_met_exactly() -> None:
+    ranks = torch.arange(1, 201)[None] / 200
+    assert calibration(ranks).coverage == pytest.approx(LEVELS, abs=1e-9)
+    with pytest.raises(VddError, match="levels between 0 and 1"):
+        calibration(ranks, (0.5, 1.0))
+
+
+# -- Stein -------------------------------------------------------------------------------------
+
+
+def test_the_stein_kernel_is_what_autograd_makes_of_it() -> None:
+    """u(x, y) from the kernel alone, differentiated by machine, sample pair by sample pair."""
+    scale, beta = 0.7, -0.4
+    x = torch.randn(1, 4, 3, dtype=torch.float64)
+    slope = torch.randn(1, 4, 3, dtype=torch.float64)
+    found = stein_kernel(x, slope, scale=scale, beta=beta)[0]
+
+    def kernel(a: Tensor, b: Tensor) -> Tensor:
+        return (scale**2 + (a - b).square().sum()) ** beta
+
+    for i in range(4):
+        for j in range(4):
+            a = x[0, i].clone().requires_grad_()
+            b = x[0, j].clone().requires_grad_()
+            by_a, by_b = torch.autograd.grad(kernel(a, b), (a, b), create_graph=True)
+            trace = sum(torch.autograd.grad(by_a[k], b, retain_graph=True)[0][k] for k in range(3))
+            exact = slope[0, i] @ slope[0, j] * kernel(a, b)
+            exact = exact + slope[0, i] @ by_b + slope[0, j] @ by_a + trace
+            assert float(found[i, j]) == pytest.approx(float(exact.detach()), rel=1e-9)
+
+
+def test_statistics_agree_with_a_slow_twin() -> None:
+    x, slope = torch.randn(3, 12, 2), torch.randn(3, 12, 2)
+    found = stein_discrepancy(x, slope)
+    u, v, own = [], [], []
+    for a, s in zip(x.double().numpy(), slope.double().numpy(), strict=True):
+        values = np.zeros((12, 12))
+        for i in range(12):
+            for j in range(12):
+                r = a[i] - a[j]
+                w = 1.0 + r @ r
+                values[i, j] = (
+                    s[i] @ s[j] * w**-0.5
+                    + (s[i] - s[j]) @ r * w**-1.5
+                    + 2 * w**-1.5
+                    - 3 * (r @ r) * w**-2.5
+                )
+        u.append((values.sum() - np.trace(values)) / (12 * 11))
+        v.append(values.mean())
+        own.append(np.trace(values) / 12)
+    assert found.u_statistic == pytest.approx(np.mean(u), rel=1e-4)
+    assert found.v_statistic == pytest.approx(np.mean(v), rel=1e-4)
+    assert found.self_term == pytest.approx(np.mean(own), rel=1e-4)
+    assert found.standard_error == pytest.approx(np.std(u, ddof=1) / math.sqrt(3), rel=1e-4)
+
+
+def test_exact_samples_have_none_and_shifted_ones_ever_more() -> None:
+    teacher, obs = ring_teacher(), states(32)
+    exact = draw_actions(lambda at: teacher.blurred(torch.zeros(len(at)), at), obs, 64)
+    none = blurred_discrepancy(exact, teacher, obs, (1, 2), sigma=0.2)
+    assert abs(none.u_statistic) < 4 * none.standard_error
+    growing = [
+        blurred_discrepancy(exact + shift, teacher, obs, (1, 2), sigma=0.2).u_statistic
+        for shift in (0.05, 0.1, 0.2, 0.3)
+    ]
+    assert growing[0] > 4 * none.standard_error
+    assert growing == sorted(growing)
+    assert none.v_statistic > 0
+
+
+def test_an_unsuitable_kernel_is_refused() -> None:
+    with pytest.raises(VddError, match="-1 < beta < 0"):
+        stein_discrepancy(torch.zeros(1, 4, 2), torch.zeros(1, 4, 2), beta=-1.5)
+    with pytest.raises(VddError, match="at least 2"):
+        stein_discrepancy(torch.zeros(1, 1, 2), torch.zeros(1, 1, 2))
+
+
+# -- the whole ---------------------------------------------------------------------------------
+
+FEW = DiagnosisSettings(n_states=24, n_samples=64, n_steps=12)
+
+
+def ring_student(std: float, *, preferred: float = 0.0) -> GaussianMixtureOfExperts:
+    """Return a student with an expert on each mode of the ring."""
+    shape = StudentSettings(n_experts=8, width=8, depth=1, head_width=4, init_std=std)
+    student = GaussianMixtureOfExperts(shape, dim_obs=1, dim_act=2, n_obs_steps=1, horizon=1)
+    with torch.no_grad():
+        for parameter in student.head.parameters():
+            parameter.zero_()
+        student.head.set_means(ring_teacher().means[:, 0])
+        logits = student.gate[-1]
+        assert isinstance(logits, torch.nn.Linear)
+        logits.bias[0] = preferred
+    return student.eval()
+
+
+def _diagnosed(student: GaussianMixtureOfExperts) -> Diagnosis:
+    teacher, obs = ring_teacher(), states(100)
+    action = draw_actions(lambda at: teacher.blurred(torch.zeros(len(at)), at), obs, 1)
+    return diagnose(student, obs, action, teacher=teacher, settings=FEW)
+
+
+def _by_name(found: tuple[Finding, ...]) -> dict[str, Finding]:
+    return {finding.name: finding for finding in found}
+
+
+def test_a_perfect_student_needs_nothing() -> None:
+    figures = _diagnosed(ring_student(0.1))
+    assert figures.teacher is not None
+    assert figures.teacher.coverage.mass == 1.0
+    assert figures.teacher.coverage.clusters == pytest.approx(8, abs=0.5)
+    assert figures.gate.perplexity == pytest.approx(8)
+    # The entropy of eight modes far apart: log 8 of the choice and that of a Gaussian.
+    exact = math.log(8) + 1 + math.log(2 * math.pi) + 2 * math.log(0.1)
+    assert figures.teacher.nll == pytest.approx(exact, abs=0.1)
+    assert all(finding.fine for finding in findings(figures, {}))
+
+
+def test_a_collapsed_gate_is_named_with_its_remedy() -> None:
+    found = findings(
+        _diagnosed(ring_student(0.1, preferred=12.0)),
+        {"warm_start": "none", "expert_weight": "gate", "student": {"n_experts": 8}},
+    )
+    gate = _by_name(found)["gate"]
+    assert not gate.fine
+    assert "collapsed" in gate.remedy
+    for word in ("warm_start: em", "expert_weight: floor", "n_experts: 1", "forward_kl"):
+        assert word in gate.remedy
+    assert not _by_name(found)["coverage of the teacher"].fine
+    assert not _by_name(found)["experts"].fine
+
+
+def test_remedies_do_not_repeat_what_the_run_did() -> None:
+    figures = _diagnosed(ring_student(0.1, preferred=12.0))
+    did = {"warm_start": "em", "expert_weight": "floor", "student": {"n_experts": 64}}
+    remedy = _by_name(findings(figures, did))["gate"].remedy
+    assert "warm_start" not in remedy
+    assert "expert_weight" not in remedy
+    assert "n_experts" not in remedy
+
+
+def test_widths_are_judged_in_both_directions() -> None:
+    wide = _by_name(findings(_diagnosed(ring_student(0.25)), {"estimator": "path"}))
+    narrow = _by_name(findings(_diagnosed(ring_student(0.04)), {"estimator": "path"}))
+    for name in ("calibration on the data", "calibration on teacher samples"):
+        assert "over-dispersed" in wide[name].remedy
+        assert "diffused" in wide[name].remedy
+        assert "over-confident" in narrow[name].remedy
+
+
+def test_experts_beside_their_modes_are_noticed_by_the_score() -> None:
+    student = ring_student(0.1)
+    student.head.set_means(ring_teacher().means[:, 0] + 0.1)
+    found = _by_name(findings(_diagnosed(student), {}))
+    assert not found["Stein discrepancy at sigma 0.1"].fine
+    assert found["coverage of the teacher"].fine
+
+
+def test_without_a_teacher_there_are_figures_of_the_data_alone() -> None:
+    teacher, obs = ring_teacher(), states(50)
+    action = draw_actions(lambda at: teacher.blurred(torch.zeros(len(at)), at), obs, 1)
+    figures = diagnose(ring_student(0.1), obs, action, settings=FEW)
+    assert figures.teacher is None
+    assert set(_by_name(findings(figures, {}))) == {
+        "gate",
+        "experts",
+        "likelihood of the data",
+        "calibration on the data",
+    }
+
+
+def test_a_diverged_student_is_named() -> None:
+    student = ring_student(0.1)
+    with torch.no_grad():
+        student.head.mean.bias.fill_(math.nan)
+    with pytest.raises(VddError, match="diverged"):
+        diagnose(student, states(10), torch.zeros(10, 1, 2), settings=FEW)

@@ -1,0 +1,1 @@
+"""Is this student any good? Coverage, calibration, distances, and what to do about it."""
