@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import signal
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -29,7 +31,7 @@ from vdd_ros.distill.study.rows import (
     read_failures,
     read_rows,
 )
-from vdd_ros.distill.study.runner import check, run_study
+from vdd_ros.distill.study.runner import check, in_processes, run_study
 from vdd_ros.distill.study.settings import StudySettings, StudyTask, Variant
 from vdd_ros.distill.study.summary import (
     Interval,
@@ -589,6 +591,16 @@ def test_a_row_that_diverges_is_named_and_keeps_no_other_from_being_computed(
     assert "Not finished: bad on avoiding-ideal, seed 0: " in render_study(tmp_path).read_text()
     Pair(settings, tmp_path, settings.tasks[0], 0, rows=["EM on data"]).run()
     assert list(read_failures(tmp_path)) == [failure]
+
+
+def test_a_process_that_is_ended_from_outside_ends_the_study_instead_of_hanging_it() -> None:
+    with pytest.raises(VddError, match="ended from outside"):
+        in_processes(os._exit, [(1,)], jobs=1)
+
+
+def test_ctrl_c_in_a_process_is_ctrl_c_for_the_study() -> None:
+    with pytest.raises(KeyboardInterrupt):
+        in_processes(signal.raise_signal, [(signal.SIGINT,), (signal.SIGINT,)], jobs=1)
 
 
 def test_an_override_that_does_not_fit_stops_the_study_before_it_starts(

@@ -14,8 +14,10 @@ from their last checkpoint.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from multiprocessing import get_context
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import active_children, get_context
 from pathlib import Path
 
 from vdd_ros.core.config_io import dump_json, write_atomic
@@ -24,6 +26,9 @@ from vdd_ros.distill.study.changes import chosen, conflicts
 from vdd_ros.distill.study.render import render_study
 from vdd_ros.distill.study.rows import CLAIM, read_settings
 from vdd_ros.distill.study.settings import Row, StudySettings, StudyTask
+
+# Time to reach the end of an iteration and to write a checkpoint.
+_GRACE_S = 15.0
 
 
 def run_study(
@@ -59,13 +64,38 @@ def run_study(
     names = [row.name for row in chosen_rows]
     pairs = [(task, seed, names) for task in chosen_tasks for seed in settings.seeds]
     # Each pair has a file of its own: two processes never write to one.
-    # Leaving the block, for whatever reason, ends the workers; a training loses what came after
-    # its last checkpoint.
-    with get_context("spawn").Pool(jobs) as pool:
-        running = [pool.apply_async(_run_or_stop, (settings, folder, *pair)) for pair in pairs]
-        for result in running:
-            result.get()
+    in_processes(_run_or_stop, [(settings, folder, *pair) for pair in pairs], jobs=jobs)
     return render_study(folder)
+
+
+def in_processes(
+    function: Callable[..., object], calls: Sequence[tuple[object, ...]], *, jobs: int
+) -> None:
+    """Call a function once per tuple of arguments, ``jobs`` at a time, in fresh processes.
+
+    Raises:
+        VddError: a process was ended from outside.
+        KeyboardInterrupt: Ctrl-C here or in one of them; all were given the time to save.
+        Exception: what the first call that failed has raised; the others are ended.
+    """
+    ours = set(active_children())
+    executor = ProcessPoolExecutor(jobs, mp_context=get_context("spawn"))
+    running = [executor.submit(function, *arguments) for arguments in calls]
+    try:
+        for result in running:
+            result.result()
+    except BrokenProcessPool:
+        raise VddError(
+            "a process of the study was ended from outside, perhaps because memory ran out; what "
+            "had finished is kept: run the same command again, with fewer --jobs if that is why"
+        ) from None
+    finally:
+        # After the last result nothing is left to wait for. Otherwise Ctrl-C has reached the
+        # other processes, too, and they are saving.
+        executor.shutdown(wait=False, cancel_futures=True)
+        wait(running, timeout=_GRACE_S)
+        for process in set(active_children()) - ours:
+            process.terminate()
 
 
 def check(
