@@ -14,24 +14,24 @@ from vdd_ros.core.errors import VddError
 from vdd_ros.core.normalizer import Normalizer
 from vdd_ros.data.demonstrations import Demonstrations
 from vdd_ros.data.offline import load_franka
+from vdd_ros.distill.action_samplers import (
+    climatology_sampler,
+    mixture_sampler,
+    persistence_sampler,
+    teacher_sampler,
+)
 from vdd_ros.distill.covariance import Triangular
 from vdd_ros.distill.heldout import (
     HeldOut,
     HeldOutSettings,
-    climatology_sampler,
-    density_rank,
     held_out,
-    mixture_sampler,
-    persistence_sampler,
     sample_figures,
-    sampled_energy,
     split_episodes,
     student_figures,
-    teacher_sampler,
-    weighted_energy,
 )
 from vdd_ros.distill.mixture import MixtureParameters
 from vdd_ros.distill.networks.normalization import Affine
+from vdd_ros.distill.proper_scores import density_rank, sampled_energy, weighted_energy
 from vdd_ros.distill.teachers.analytic import AnalyticTeacher
 
 MEANS = torch.tensor([[-1.0, 0.5, 0.0], [1.0, 0.0, 0.3]])

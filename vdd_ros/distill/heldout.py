@@ -22,77 +22,27 @@ Shapes: B windows, S samples, K experts, D = H A the flattened chunk.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from vdd_ros.core.errors import VddError
 from vdd_ros.core.normalizer import Normalizer
-from vdd_ros.core.samplers import SamplerKind
 from vdd_ros.data.demonstrations import Demonstrations
 from vdd_ros.data.windows import Windows, make_windows
-from vdd_ros.distill.denoisers import Teacher, sample_actions
-from vdd_ros.distill.mixture import MixtureParameters
-from vdd_ros.distill.networks.normalization import Affine
+from vdd_ros.distill.action_samplers import ActionSampler, Student, mixture_sampler
+from vdd_ros.distill.proper_scores import (
+    coverage,
+    density_rank,
+    sampled_energy,
+    weighted_energy,
+)
 
-# Ranks of y among so many draws are uniform on 0..199 under the truth, and both .5 and .9 of 200
-# are whole: coverage then has no error from the finite number of draws.
-_N_DENSITY = 199
 _BATCH = 256
-_NUMBERS = 1 << 22
 _LEVELS = (0.5, 0.9)
-
-ActionSampler = Callable[[Tensor, int, torch.Generator], Tensor]
-"""(raw windows [B, T, O], S, generator) -> raw action chunks [B, S, H, A]."""
-
-
-@runtime_checkable
-class Student(Protocol):
-    """A network whose answer is a mixture over normalised action chunks."""
-
-    @property
-    def observation(self) -> Affine:
-        """Normaliser of observations."""
-        ...
-
-    @property
-    def action(self) -> Affine:
-        """Normaliser of actions."""
-        ...
-
-    def __call__(self, obs: Tensor) -> MixtureParameters:
-        """Return the mixture for normalised windows."""
-        ...
-
-
-@runtime_checkable
-class SampledTeacher(Teacher, Protocol):
-    """A denoiser with the normalisers and the chunk length it was trained with."""
-
-    @property
-    def observation(self) -> Affine:
-        """Normaliser of observations."""
-        ...
-
-    @property
-    def action(self) -> Affine:
-        """Normaliser of actions."""
-        ...
-
-    @property
-    def horizon(self) -> int:
-        """Actions in a chunk."""
-        ...
-
-    @property
-    def dim_act(self) -> int:
-        """Entries of one action."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -251,7 +201,7 @@ def student_figures(
             "it was trained on another robot; train it again"
         )
     per_dim = torch.cat(argmax).double().mean((0, 1))
-    covered = [_coverage(torch.cat(ranks), level) for level in _LEVELS]
+    covered = [coverage(torch.cat(ranks), level) for level in _LEVELS]
     return StudentFigures(
         windows=len(data.action),
         nll_raw=raw,
@@ -271,7 +221,7 @@ def student_figures(
 def sample_figures(
     sampler: ActionSampler, data: HeldOut, settings: HeldOutSettings | None = None
 ) -> SampleFigures:
-    """Judge whatever can be sampled: a teacher (`teacher_sampler`) or a student.
+    """Judge whatever can be sampled: a teacher (`action_samplers.teacher_sampler`) or a student.
 
     Raises:
         VddError: it draws something that is not finite.
@@ -298,109 +248,6 @@ def sample_figures(
         rmse_best=_root_mean(torch.cat(best)),
         energy_score=float(torch.cat(energy).double().mean()),
     )
-
-
-def mixture_sampler(student: Student) -> ActionSampler:
-    """Return draws from the whole mixture, spread of the experts included."""
-
-    def draw(obs: Tensor, n_samples: int, generator: torch.Generator) -> Tensor:
-        mixture = student(student.observation.normalize(obs))
-        chunks = _draw(mixture, n_samples, generator)
-        return student.action.unnormalize(chunks)
-
-    return draw
-
-
-def teacher_sampler(
-    teacher: SampledTeacher, *, n_steps: int = 16, kind: SamplerKind = "euler"
-) -> ActionSampler:
-    """Return draws from a diffusion teacher, each of ``n_steps`` denoiser calls."""
-
-    def draw(obs: Tensor, n_samples: int, generator: torch.Generator) -> Tensor:
-        rows = teacher.observation.normalize(obs).repeat_interleave(n_samples, 0)
-        shape = (len(rows), teacher.horizon, teacher.dim_act)
-        chunks = sample_actions(
-            teacher,
-            rows,
-            torch.randn(shape, generator=generator),
-            n_steps=n_steps,
-            sigma_min=teacher.sigma_min,
-            sigma_max=teacher.sigma_max,
-            kind=kind,
-            schedule=teacher.schedule,
-            generator=generator,
-        )
-        return teacher.action.unnormalize(chunks).unflatten(0, (len(obs), n_samples))
-
-    return draw
-
-
-def climatology_sampler(train: Demonstrations, *, horizon: int) -> ActionSampler:
-    """Return draws of training chunks whatever the observation: a model must beat this."""
-    chunks = torch.as_tensor(make_windows(train, n_obs_steps=1, horizon=horizon).action)
-
-    def draw(obs: Tensor, n_samples: int, generator: torch.Generator) -> Tensor:
-        return chunks[torch.randint(len(chunks), (len(obs), n_samples), generator=generator)]
-
-    return draw
-
-
-def persistence_sampler(*, horizon: int, dim_act: int) -> ActionSampler:
-    """Return the newest observation as the command: stay where you are.
-
-    The rival to beat where actions are positions and the observation begins with the position
-    they command, as in the recordings of the G1 and the Franka: at 30 Hz little changes.
-    """
-
-    def draw(obs: Tensor, n_samples: int, generator: torch.Generator) -> Tensor:
-        return obs[:, -1, None, None, :dim_act].expand(-1, n_samples, horizon, -1)
-
-    return draw
-
-
-def density_rank(
-    mixture: MixtureParameters, truth: Float[Tensor, "B D"], generator: torch.Generator
-) -> Int[Tensor, " B"]:
-    """Count how many of 199 draws from the mixture are denser than the truth: 0..199."""
-    level, rank = mixture.log_prob(truth[:, None])[:, 0], torch.zeros(len(truth), dtype=torch.long)
-    draws = _draw(mixture, _N_DENSITY, generator).flatten(2)
-    # A few at a time: all at once would hold B S K D numbers, gigabytes for long chunks.
-    for some in draws.split(max(1, _NUMBERS // mixture.flat_mean.numel()), dim=1):
-        rank += (mixture.log_prob(some) > level[:, None]).sum(1)
-    return rank
-
-
-def sampled_energy(error: Float[Tensor, "B S H A"]) -> Float[Tensor, " B"]:
-    """Energy score of S draws given as errors, over sqrt(D); fair: unbiased for any S >= 2."""
-    flat = error.flatten(2)
-    n_samples, dim = flat.shape[1:]
-    near = flat.norm(dim=-1).mean(1)
-    apart = torch.cdist(flat, flat, compute_mode="donot_use_mm_for_euclid_dist").sum((1, 2))
-    return (near - 0.5 * apart / (n_samples * (n_samples - 1))) / math.sqrt(dim)
-
-
-def weighted_energy(
-    error: Float[Tensor, "B K H A"], weight: Float[Tensor, "B K"]
-) -> Float[Tensor, " B"]:
-    """Energy score of K weighted points given as errors, over sqrt(D); exact."""
-    flat = error.flatten(2)
-    near = (weight * flat.norm(dim=-1)).sum(1)
-    apart = torch.cdist(flat, flat, compute_mode="donot_use_mm_for_euclid_dist")
-    spread = torch.einsum("bk,bkj,bj->b", weight, apart, weight)
-    return (near - 0.5 * spread) / math.sqrt(flat.shape[-1])
-
-
-def _draw(
-    mixture: MixtureParameters, n_samples: int, generator: torch.Generator
-) -> Float[Tensor, "B S H A"]:
-    """Draw chunks, normalised."""
-    draws = [mixture.sample(generator)[0] for _ in range(n_samples)]
-    return torch.stack(draws, dim=1)
-
-
-def _coverage(rank: Int[Tensor, " N"], level: float) -> float:
-    """Share of ranks below the level's: exact for a calibrated mixture, see `_N_DENSITY`."""
-    return float((rank < round(level * (_N_DENSITY + 1))).double().mean())
 
 
 def _root_mean(square: Float[Tensor, " N"]) -> float:
