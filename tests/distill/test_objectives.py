@@ -283,6 +283,14 @@ def test_choosing_experts_is_unbiased(n_chosen):
     assert abs(estimate.mean() - (weights[0] * values).sum()) < 4 * error
 
 
+def test_systematic_choice_varies_less_than_independent_draws():
+    weights = torch.softmax(torch.tensor([[2.0, 0.0, -1.0, 0.5, 1.0]]), -1).expand(50_000, 5)
+    values = torch.tensor([1.0, -2.0, 5.0, 0.3, 0.8])
+    experts, share = choose_experts(weights, 3)
+    independent = values[torch.multinomial(weights, 3, replacement=True)].mean(-1)
+    assert (share * values[experts]).sum(-1).var() < 0.8 * independent.var()
+
+
 def test_choosing_all_experts_draws_nothing_at_random():
     weights = torch.softmax(torch.randn(3, 4), -1)
     experts, share = choose_experts(weights, 9)

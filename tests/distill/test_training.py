@@ -18,8 +18,10 @@ from vdd_ros.core.errors import VddError
 from vdd_ros.data.demonstrations import Demonstrations
 from vdd_ros.distill import checkpoint
 from vdd_ros.distill.checkpoint import load_student, load_teacher
+from vdd_ros.distill.covariance import Triangular
 from vdd_ros.distill.ema import Ema
 from vdd_ros.distill.kmeans import kmeans
+from vdd_ros.distill.low_rank import LowRank
 from vdd_ros.distill.mixture_training import DistillSettings, MixtureTraining, place_experts
 from vdd_ros.distill.objectives import em_expert_loss
 from vdd_ros.distill.pipeline import distill, train_teacher
@@ -295,9 +297,17 @@ def test_chunks_and_windows_of_a_transformer_teacher_are_distilled(demos, tmp_pa
     )  # fmt: skip
     train_teacher(demos, settings, tmp_path / "teacher")
     result = distill(tmp_path / "teacher", demos, TINY_STUDENT, out_dir=tmp_path / "run")
-    mixture = result.student(torch.randn(2, 3, 2))
+    obs = torch.randn(2, 3, 2)
+    mixture = result.student(obs)
     assert mixture.mean.shape == (2, 4, 4, 2)
     assert mixture.scale_tril.shape == (2, 4, 8, 8)
+    for kind, form in (("block", Triangular), ("lowrank", LowRank)):
+        student = replace(TINY_STUDENT.student, covariance=kind, rank=2)
+        asked = replace(TINY_STUDENT, student=student, estimator="diffused")
+        result = distill(tmp_path / "teacher", demos, asked, out_dir=tmp_path / kind)
+        covariance = result.student(obs).covariance
+        assert isinstance(covariance, form)
+        assert covariance.dim == 8
 
 
 def test_folders_are_never_mixed(demos, tmp_path):

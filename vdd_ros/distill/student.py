@@ -228,9 +228,9 @@ def prune_experts(
         threshold: share of an even gate below which an expert goes: its mean gate is less than
             threshold / K. The busiest expert always stays.
     """
-    share = mean_gate(student, obs)
+    pruned = copy.deepcopy(student).eval()
+    share = mean_gate(pruned, obs)
     kept = torch.nonzero(share >= min(threshold / len(share), float(share.max())))[:, 0]
-    pruned = copy.deepcopy(student)
     pruned.settings = replace(student.settings, n_experts=len(kept))
     *lift, logits = student.gate
     assert isinstance(logits, nn.Linear)  # as the constructor made it

@@ -181,7 +181,7 @@ class VddTraining(MixtureTraining):
         E[\sigma^{-2}]`, which for sigma uniform on [a, b] is 1 / (a b).
         """
         settings = self.settings
-        if settings.estimator == "diffused":
+        if settings.estimator == "diffused" or self._warm_iters >= self.n_iters:
             return 0.0
         if settings.sigma_rule == "uniform":
             return math.sqrt(settings.sigma_end * settings.sigma_start)
