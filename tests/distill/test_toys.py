@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -151,6 +152,11 @@ def test_a_folder_of_other_settings_is_left_alone(shipped: ToySettings, tmp_path
     run_toys(quick, tmp_path, toys=["ring"], variants=["teacher"], seeds=1)
     with pytest.raises(VddError, match="other settings"):
         run_toys(shipped, tmp_path, toys=["ring"], variants=["teacher"], seeds=1)
+    # A setting that the folder is too old to name had its default then.
+    kept = json.loads((tmp_path / "toys.json").read_text())
+    assert kept["distill"].pop("deblur") is False
+    (tmp_path / "toys.json").write_text(json.dumps(kept))
+    run_toys(quick, tmp_path, toys=["ring"], variants=["teacher"], seeds=1)
 
 
 @pytest.mark.parametrize(

@@ -150,15 +150,21 @@ def _cell(values: Sequence[float | None]) -> str:
 
 def _claim(folder: Path, settings: ToySettings) -> None:
     """Make sure that one folder holds runs of one recipe."""
-    path, described = folder / SETTINGS, to_dict(settings)
-    if (folder / ROWS).exists():
-        kept = json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
-        if kept != json.loads(json.dumps(described)):
-            raise VddError(
-                f"{folder}: holds runs with other settings; choose another folder (--out), or "
-                f"delete {folder / ROWS} to begin again"
-            )
-    write_atomic(path, json.dumps(described, indent=2) + "\n")
+    path = folder / SETTINGS
+    if (folder / ROWS).exists() and not _same(path, settings):
+        raise VddError(
+            f"{folder}: holds runs with other settings; choose another folder (--out), or "
+            f"delete {folder / ROWS} to begin again"
+        )
+    write_atomic(path, json.dumps(to_dict(settings), indent=2) + "\n")
+
+
+def _same(path: Path, settings: ToySettings) -> bool:
+    """Tell whether the settings in a file mean these: what they do not name has its default."""
+    try:
+        return load_json(ToySettings, path.read_text(encoding="utf-8"), where="") == settings
+    except (OSError, VddError):
+        return False
 
 
 def _keep_picture(folder: Path, figures: ToyFigures, picture: ToyPicture) -> None:
