@@ -6,7 +6,7 @@ import io
 import json
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -162,9 +162,15 @@ def _claim(folder: Path, settings: ToySettings) -> None:
 def _same(path: Path, settings: ToySettings) -> bool:
     """Tell whether the settings in a file mean these: what they do not name has its default."""
     try:
-        return load_json(ToySettings, path.read_text(encoding="utf-8"), where="") == settings
+        kept = load_json(ToySettings, path.read_text(encoding="utf-8"), where="")
     except (OSError, VddError):
         return False
+    # The rivals' own settings are of no account here.
+    own = settings.distill
+    used = replace(
+        kept.distill, imc=own.imc, consistency=own.consistency, trajectory=own.trajectory
+    )
+    return replace(kept, distill=used) == settings
 
 
 def _keep_picture(folder: Path, figures: ToyFigures, picture: ToyPicture) -> None:
