@@ -72,8 +72,9 @@ def choose_experts(
     That mean is the full sum :math:`\sum_z w_z f_z`.
 
     Systematic resampling (one uniform number per state, M equidistant points on the cumulative
-    weights) is unbiased and has less variance than M independent draws. With M >= K every expert
-    is taken once with its own weight, and nothing is random.
+    weights) is unbiased and takes every expert M w times, rounded down or up, where M independent
+    draws take it any number of times. With M >= K every expert is taken once with its own weight,
+    and nothing is random.
 
     Returns:
         experts [B, M] and importance weights c [B, M].
