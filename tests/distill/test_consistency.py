@@ -125,10 +125,10 @@ def test_the_pseudo_huber_distance_is_the_norm_with_a_round_corner():
     norm = np.linalg.norm((a - b).detach().numpy().reshape(7, 6), axis=1)
     wanted = (np.sqrt(norm**2 + corner**2) - corner).mean()
     found = distance("huber", a, b)
-    assert float(found) == pytest.approx(wanted, rel=1e-6)
+    assert found.item() == pytest.approx(wanted, rel=1e-6)
     found.backward()
     torch.testing.assert_close(7 * a.grad.flatten(1).norm(dim=1), torch.ones(7), atol=1e-4, rtol=0)
-    assert float(distance("squared", a, b)) == pytest.approx((norm**2).mean(), rel=1e-6)
+    assert distance("squared", a, b).item() == pytest.approx((norm**2).mean(), rel=1e-6)
     assert float(distance("huber", b, b)) == 0.0
 
 
