@@ -598,9 +598,15 @@ def test_a_process_that_is_ended_from_outside_ends_the_study_instead_of_hanging_
         in_processes(os._exit, [(1,)], jobs=1)
 
 
+def _press_ctrl_c() -> None:
+    # A shell's background processes ignore Ctrl-C, and so do their children until told otherwise.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.raise_signal(signal.SIGINT)
+
+
 def test_ctrl_c_in_a_process_is_ctrl_c_for_the_study() -> None:
     with pytest.raises(KeyboardInterrupt):
-        in_processes(signal.raise_signal, [(signal.SIGINT,), (signal.SIGINT,)], jobs=1)
+        in_processes(_press_ctrl_c, [(), ()], jobs=1)
 
 
 def test_an_override_that_does_not_fit_stops_the_study_before_it_starts(

@@ -91,7 +91,7 @@ def test_the_loss_of_the_exact_trajectory_is_that_of_the_solver_alone(max_steps)
     targets = gaussian_targets(2000)
     index = torch.randint(40, (2000,))
     x = targets.action[:, 0] + training.sigmas[index][:, None, None] * torch.randn(2000, 1, 2)
-    untrained = float(training.trajectory_loss(x, index, targets.obs))
+    untrained = float(training.trajectory_loss(x, index, targets.obs).detach())
     training.model = training._target.shadow = Exact()  # type: ignore[assignment]
     exact = float(training.trajectory_loss(x, index, targets.obs))
     assert exact < 2e-3
