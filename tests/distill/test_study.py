@@ -6,7 +6,9 @@ import json
 import math
 import os
 import signal
+import subprocess
 import sys
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -602,6 +604,31 @@ def _press_ctrl_c() -> None:
     # A shell's background processes ignore Ctrl-C, and so do their children until told otherwise.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.raise_signal(signal.SIGINT)
+
+
+def hold_open(fifo: str) -> None:
+    """Write to a pipe and keep it open until Ctrl-C; what the next test lets a process do."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    with open(fifo, "wb", buffering=0) as pipe:
+        pipe.write(b"here")
+        threading.Event().wait()
+
+
+def test_a_study_that_is_killed_leaves_no_process_behind(tmp_path: Path) -> None:
+    """The end of the pipe says that its only writer is gone; nothing else ends it."""
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    lines = (
+        "from tests.distill.test_study import hold_open",
+        "from vdd_ros.distill.study.runner import in_processes",
+        f"in_processes(hold_open, [({str(fifo)!r},)], jobs=1)",
+    )
+    study = subprocess.Popen([sys.executable, "-c", "\n".join(lines)])
+    with fifo.open("rb") as pipe:
+        assert pipe.read(4) == b"here"
+        study.kill()
+        study.wait()
+        assert pipe.read() == b""
 
 
 def test_ctrl_c_in_a_process_is_ctrl_c_for_the_study() -> None:

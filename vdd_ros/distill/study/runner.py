@@ -14,10 +14,13 @@ from their last checkpoint.
 
 from __future__ import annotations
 
+import os
+import signal
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import active_children, get_context
+from multiprocessing import active_children, get_context, parent_process
 from pathlib import Path
 
 from vdd_ros.core.config_io import dump_json, write_atomic
@@ -79,7 +82,9 @@ def in_processes(
         Exception: what the first call that failed has raised; the others are ended.
     """
     ours = set(active_children())
-    executor = ProcessPoolExecutor(jobs, mp_context=get_context("spawn"))
+    executor = ProcessPoolExecutor(
+        jobs, mp_context=get_context("spawn"), initializer=_end_with_the_study
+    )
     running = [executor.submit(function, *arguments) for arguments in calls]
     try:
         for result in running:
@@ -96,6 +101,18 @@ def in_processes(
         wait(running, timeout=_GRACE_S)
         for process in set(active_children()) - ours:
             process.terminate()
+
+
+def _end_with_the_study() -> None:
+    """Let this process save and end, as after Ctrl-C, when the study it works for is killed."""
+
+    def watch() -> None:
+        study = parent_process()
+        if study is not None:
+            study.join()
+            os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def check(
