@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from vdd_ros.core.errors import VddError
-from vdd_ros.tasks.protocol import Outcome
+from vdd_ros.tasks.protocol import Outcome, checked_action
 
 Array = NDArray[np.float64]
 
@@ -244,16 +244,7 @@ class AvoidingTask:
         Raises:
             VddError: wrong shape, or not finite. Nothing has moved then.
         """
-        action = np.asarray(action, np.float64)
-        n = len(self.measured)
-        if action.shape != (n, self.dim_act):
-            raise VddError(f"action has shape {action.shape}, expected ({n}, {self.dim_act})")
-        if not np.isfinite(action).all():
-            row = int(np.flatnonzero(~np.isfinite(action).all(axis=1))[0])
-            raise VddError(
-                f"action of robot {row} is not finite: {action[row].tolist()}; "
-                "a policy must not send such a command, hold the last one instead"
-            )
+        action = checked_action(action, len(self.measured), self.dim_act)
         active = ~self.done
         moving = active[:, None]
         desired = self.desired + action

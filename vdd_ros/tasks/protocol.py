@@ -15,7 +15,7 @@ from types import MappingProxyType
 from typing import Protocol, runtime_checkable
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from vdd_ros.core.errors import VddError, did_you_mean
 
@@ -225,6 +225,24 @@ def rollout(
         counted=outcome.counted,
         extra=outcome.extra,
     )
+
+
+def checked_action(action: ArrayLike, n: int, dim_act: int) -> NDArray[np.float64]:
+    """Return the actions [n, dim_act] of all robots, which a task may then carry out.
+
+    Raises:
+        VddError: wrong shape, or a number that is not finite.
+    """
+    action = np.asarray(action, np.float64)
+    if action.shape != (n, dim_act):
+        raise VddError(f"action has shape {action.shape}, expected ({n}, {dim_act})")
+    if not np.isfinite(action).all():
+        row = int(np.flatnonzero(~np.isfinite(action).all(axis=1))[0])
+        raise VddError(
+            f"action of robot {row} is not finite: {action[row].tolist()}; "
+            "a policy must not send such a command, hold the last one instead"
+        )
+    return action
 
 
 def _check_answer(

@@ -27,7 +27,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from vdd_ros.core.errors import VddError
 from vdd_ros.tasks.optional import simulator
-from vdd_ros.tasks.protocol import Outcome
+from vdd_ros.tasks.protocol import Outcome, checked_action
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -269,16 +269,7 @@ class PushTTask:
         Raises:
             VddError: wrong shape, or not finite. Nothing has moved then.
         """
-        action = np.asarray(action, np.float64)
-        n = len(self._envs)
-        if action.shape != (n, self.dim_act):
-            raise VddError(f"action has shape {action.shape}, expected ({n}, {self.dim_act})")
-        if not np.isfinite(action).all():
-            row = int(np.flatnonzero(~np.isfinite(action).all(axis=1))[0])
-            raise VddError(
-                f"action of robot {row} is not finite: {action[row].tolist()}; "
-                "a policy must not send such a command, hold the last one instead"
-            )
+        action = checked_action(action, len(self._envs), self.dim_act)
         active = np.flatnonzero(~self.done)
         targets = np.clip(action, 0.0, WINDOW_PX).tolist()
         self._previous = self.state.copy()

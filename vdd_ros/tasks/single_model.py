@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from vdd_ros.core.errors import VddError
-from vdd_ros.tasks.protocol import Outcome
+from vdd_ros.tasks.protocol import Outcome, checked_action
 
 Array = NDArray[np.float64]
 
@@ -91,12 +91,7 @@ class SingleModelTask(ABC):
             VddError: actions of another shape, or not finite: a physics engine given NaN would
                 warn once and quietly simulate nonsense.
         """
-        action = np.asarray(action, np.float64)
-        if action.shape != (len(self._now), self.dim_act) or not np.isfinite(action).all():
-            raise VddError(
-                f"task '{self.name}' got actions of shape {action.shape}; expected finite numbers "
-                f"of shape ({len(self._now)}, {self.dim_act})"
-            )
+        action = checked_action(action, len(self._now), self.dim_act)
         active = np.flatnonzero(~self.done)
         self._before[active] = self._now[active]
         for robot in active:
