@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch.distributions import Categorical, MixtureSameFamily, MultivariateNormal
 
+import vdd_ros
 from vdd_ros.core.contract import ActionField, ObservationField, PolicyContract
 from vdd_ros.core.errors import VddError
 from vdd_ros.core.mixture import GaussianMixture, log_softmax
@@ -20,9 +21,9 @@ from vdd_ros.core.normalizer import Normalizer
 from vdd_ros.core.samplers import euler
 from vdd_ros.core.schedules import sigma_schedule
 from vdd_ros.data.demonstrations import Demonstrations
-from vdd_ros.distill import checkpoint, export
+from vdd_ros.distill import checkpoint
 from vdd_ros.distill.checkpoint import RunInfo, load_student, load_teacher, settings_tree
-from vdd_ros.distill.export import export_policy, fit_contract
+from vdd_ros.distill.export import export_policy, fit_contract, policy
 from vdd_ros.distill.mixture_training import DistillSettings
 from vdd_ros.distill.networks.normalization import Affine
 from vdd_ros.distill.pipeline import distill, train_teacher
@@ -233,7 +234,7 @@ def test_a_file_describes_itself_and_carries_no_trace_of_this_machine(runs, tmp_
             recorded = np.array(value["data"]).reshape(value["shape"])
             np.testing.assert_allclose(output, recorded, atol=golden["atol"])
         content = result.path.read_bytes()
-        for trace in (str(Path(export.__file__).parents[2]), "site-packages", ".py"):
+        for trace in (str(Path(vdd_ros.__file__).parents[1]), "site-packages", ".py"):
             assert trace.encode() not in content
         model = onnx.load_from_string(content)
         onnx.checker.check_model(model)
@@ -244,7 +245,7 @@ def test_nothing_is_written_when_the_runtime_disagrees(runs, tmp_path, monkeypat
     """A graph that is wrong by one part in a thousand is refused, and an older file survives."""
     out = tmp_path / "policy.onnx"
     out.write_text("the old one")
-    faithful = export.to_onnx
+    faithful = policy.to_onnx
 
     def perturbed(*args, **kwargs):
         model = faithful(*args, **kwargs)
@@ -255,7 +256,7 @@ def test_nothing_is_written_when_the_runtime_disagrees(runs, tmp_path, monkeypat
                 initializer.CopyFrom(onnx.numpy_helper.from_array(weights, name))
         return model
 
-    monkeypatch.setattr(export, "to_onnx", perturbed)
+    monkeypatch.setattr(policy, "to_onnx", perturbed)
     with pytest.raises(VddError, match=r"differs by .* nothing was written"):
         export_policy(runs[1], CONTRACT, out)
     assert out.read_text() == "the old one"
