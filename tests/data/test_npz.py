@@ -15,7 +15,7 @@ from vdd_ros.core.errors import VddError
 from vdd_ros.data.npz import load_avoiding_human, load_demonstrations, load_npz, save_npz
 from vdd_ros.tasks.avoiding import AvoidingTask, bits_to_mode, path_mode
 from vdd_ros.tasks.avoiding_expert import scripted_demonstrations
-from vdd_ros.tasks.protocol import mode_entropy
+from vdd_ros.tasks.metrics import mode_entropy
 
 
 @pytest.fixture

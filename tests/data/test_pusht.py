@@ -14,7 +14,7 @@ from vdd_ros.core.errors import VddError
 from vdd_ros.data.npz import load_demonstrations
 from vdd_ros.data.pusht import load_pusht_human
 from vdd_ros.data.windows import make_windows
-from vdd_ros.tasks.protocol import mode_entropy
+from vdd_ros.tasks.metrics import mode_entropy
 
 HUMAN = Path(__file__).parents[3] / "shared" / "data" / "pusht" / "human_206.npz"
 Arrays = dict[str, NDArray[Any]]

@@ -17,7 +17,8 @@ from vdd_ros.core.errors import VddError
 from vdd_ros.evaluation.closed_loop import evaluate_policy
 from vdd_ros.runtime.loading import load_policy
 from vdd_ros.runtime.policy import Policy
-from vdd_ros.tasks.protocol import make_task, task_metrics
+from vdd_ros.tasks.metrics import task_metrics
+from vdd_ros.tasks.protocol import make_task
 
 AVOIDING = make_contract(n_obs_steps=2, dim_obs=4, horizon=3, dim_act=2)
 

@@ -18,7 +18,8 @@ from vdd_ros.tasks.kitchen import (
     path_mode,
     solved,
 )
-from vdd_ros.tasks.protocol import Task, make_task, rollout
+from vdd_ros.tasks.protocol import Task, make_task
+from vdd_ros.tasks.rollouts import rollout
 
 
 def path(order: list[str], *, length: int = 12) -> np.ndarray:

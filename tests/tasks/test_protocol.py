@@ -12,15 +12,9 @@ from numpy.typing import NDArray
 
 from vdd_ros.core.errors import VddError
 from vdd_ros.tasks.avoiding import START, AvoidingTask
-from vdd_ros.tasks.protocol import (
-    RolloutResult,
-    Task,
-    make_task,
-    mode_entropy,
-    rollout,
-    task_metrics,
-    wilson_ci95,
-)
+from vdd_ros.tasks.metrics import mode_entropy, task_metrics, wilson_ci95
+from vdd_ros.tasks.protocol import Task, make_task
+from vdd_ros.tasks.rollouts import RolloutResult, rollout
 
 Window = NDArray[np.floating]
 

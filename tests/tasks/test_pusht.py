@@ -17,7 +17,8 @@ from vdd_ros.core.config_io import load_yaml
 from vdd_ros.core.contract import PolicyContract
 from vdd_ros.core.errors import VddError
 from vdd_ros.tasks import optional
-from vdd_ros.tasks.protocol import Task, make_task, mode_entropy, rollout, task_metrics
+from vdd_ros.tasks.metrics import mode_entropy, task_metrics
+from vdd_ros.tasks.protocol import Task, make_task
 from vdd_ros.tasks.pusht import (
     CENTRE_OF_MASS,
     FINGER_RADIUS_PX,
@@ -32,6 +33,7 @@ from vdd_ros.tasks.pusht import (
     winding,
     winding_sense,
 )
+from vdd_ros.tasks.rollouts import rollout
 
 HUMAN = Path(__file__).parents[3] / "shared" / "data" / "pusht" / "human_206.npz"
 needs_recordings = pytest.mark.skipif(not HUMAN.is_file(), reason=f"{HUMAN} is not here")

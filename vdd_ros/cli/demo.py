@@ -151,7 +151,7 @@ def _ways(result: DemoResult) -> Ways:
 
 def _figures(result: DemoResult, ways: Ways) -> dict[str, Any]:
     from vdd_ros.tasks.avoiding import N_MODES
-    from vdd_ros.tasks.protocol import mode_entropy, wilson_ci95
+    from vdd_ros.tasks.metrics import mode_entropy, wilson_ci95
 
     counts = ways.mode_counts(N_MODES)
     n, successes = len(result.outcomes), int(ways.success.sum())

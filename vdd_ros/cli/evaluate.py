@@ -19,7 +19,7 @@ from vdd_ros.cli.command import (
 
 if TYPE_CHECKING:
     from vdd_ros.runtime.policy_file import PolicyFile
-    from vdd_ros.tasks.protocol import RolloutResult
+    from vdd_ros.tasks.rollouts import RolloutResult
 
 # What --json promises; the report holds more.
 _KEYS = ("task", "level", "rollouts", "success", "success_ci95", "entropy", "modes", "score")

@@ -19,7 +19,9 @@ from vdd_ros.distill.denoisers import sample_actions
 from vdd_ros.distill.jumps import JumpModel
 from vdd_ros.distill.student import GaussianMixtureOfExperts
 from vdd_ros.distill.teachers.base import DenoisingTeacher
-from vdd_ros.tasks.protocol import Policy, make_task, rollout, task_metrics
+from vdd_ros.tasks.metrics import task_metrics
+from vdd_ros.tasks.protocol import Policy, make_task
+from vdd_ros.tasks.rollouts import rollout
 
 
 def student_policy(

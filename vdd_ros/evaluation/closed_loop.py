@@ -14,7 +14,9 @@ from numpy.typing import NDArray
 
 from vdd_ros.core.errors import VddError
 from vdd_ros.runtime.policy import Policy
-from vdd_ros.tasks.protocol import RolloutResult, Task, rollout, task_metrics
+from vdd_ros.tasks.metrics import task_metrics
+from vdd_ros.tasks.protocol import Task
+from vdd_ros.tasks.rollouts import RolloutResult, rollout
 
 
 def evaluate_policy(

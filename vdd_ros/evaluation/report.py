@@ -16,7 +16,9 @@ from vdd_ros.evaluation.figures import Ways
 from vdd_ros.runtime.policy_file import PolicyFile
 from vdd_ros.runtime.session import SessionSettings
 from vdd_ros.tasks import avoiding
-from vdd_ros.tasks.protocol import RolloutResult, make_task, mode_counts
+from vdd_ros.tasks.metrics import mode_counts
+from vdd_ros.tasks.protocol import make_task
+from vdd_ros.tasks.rollouts import RolloutResult
 
 # Fine enough to show the rim of an obstacle (4 cm), coarse enough to be computed at once.
 _STEP_M = 0.005
