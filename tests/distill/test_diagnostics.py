@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -27,7 +28,8 @@ from vdd_ros.distill.diagnostics.distances import (
 from vdd_ros.distill.diagnostics.opinion import Finding, findings
 from vdd_ros.distill.diagnostics.report import Diagnosis, DiagnosisSettings, diagnose
 from vdd_ros.distill.diagnostics.stein import (
-    blurred_discrepancy,
+    MOVED,
+    compare_discrepancies,
     stein_discrepancy,
     stein_kernel,
 )
@@ -253,18 +255,53 @@ def test_statistics_agree_with_a_slow_twin() -> None:
     assert found.standard_error == pytest.approx(np.std(u, ddof=1) / math.sqrt(3), rel=1e-4)
 
 
+def _exact(obs: Tensor, n_samples: int = 64) -> Tensor:
+    teacher = ring_teacher()
+    return draw_actions(lambda at: teacher.blurred(torch.zeros(len(at)), at), obs, n_samples)
+
+
 def test_exact_samples_have_none_and_shifted_ones_ever_more() -> None:
-    teacher, obs = ring_teacher(), states(32)
-    exact = draw_actions(lambda at: teacher.blurred(torch.zeros(len(at)), at), obs, 64)
-    none = blurred_discrepancy(exact, teacher, obs, (1, 2), sigma=0.2)
-    assert abs(none.u_statistic) < 4 * none.standard_error
-    growing = [
-        blurred_discrepancy(exact + shift, teacher, obs, (1, 2), sigma=0.2).u_statistic
-        for shift in (0.05, 0.1, 0.2, 0.3)
+    obs = states(32)
+    own = _exact(obs)
+    found = [
+        compare_discrepancies(own + shift, own, ring_teacher(), obs, (1, 2), sigma=0.2)
+        for shift in (0.0, 0.05, 0.1, 0.2, 0.3)
     ]
+    none = found[0].student
+    assert abs(none.u_statistic) < 4 * none.standard_error
+    assert found[0].excess == 0
+    growing = [row.student.u_statistic for row in found[1:]]
     assert growing[0] > 4 * none.standard_error
     assert growing == sorted(growing)
     assert none.v_statistic > 0
+
+
+def test_the_second_yardstick_is_the_teachers_samples_moved_aside() -> None:
+    """On a Gaussian of variance v + sigma^2 moved by m every score is off by m / (v + sigma^2), so
+    that the discrepancy is |m|^2 / (v + sigma^2)^2 times the mean of the kernel.
+    """
+    obs, sigma, std = states(200), 0.2, 0.1
+    teacher = AnalyticTeacher(torch.ones(1), torch.zeros(1, 1, 2), (std**2 * torch.eye(2))[None])
+    own = std * torch.randn(200, 64, 2)
+    found = compare_discrepancies(own, own, teacher, obs, (1, 2), sigma=sigma)
+    wide = std**2 + sigma**2
+    pair = (2 * wide) ** 0.5 * torch.randn(200_000, 2)
+    kernel = float(((2 * sigma) ** 2 + pair.square().sum(-1)).rsqrt().mean())
+    exact = (MOVED * sigma / wide) ** 2 * kernel
+    assert found.tolerance == pytest.approx(exact, rel=0.15)
+    assert found.moved.u_statistic == pytest.approx(exact, rel=0.15)
+
+
+def test_the_excess_is_judged_state_by_state() -> None:
+    """States whose discrepancies differ a hundredfold do not drown an excess that all share."""
+    obs = states(32)
+    own = _exact(obs)
+    own[:16] += 0.3
+    found = compare_discrepancies(own + 0.03, own, ring_teacher(), obs, (1, 2), sigma=0.2)
+    assert found.excess == pytest.approx(found.student.u_statistic - found.teacher.u_statistic)
+    assert found.excess_error < 0.5 * found.teacher.standard_error
+    alone = compare_discrepancies(own[:1], own[:1], ring_teacher(), obs[:1], (1, 2), sigma=0.2)
+    assert math.isnan(alone.excess_error)
 
 
 def test_an_unsuitable_kernel_is_refused() -> None:
@@ -276,7 +313,7 @@ def test_an_unsuitable_kernel_is_refused() -> None:
 
 # -- the whole ---------------------------------------------------------------------------------
 
-FEW = DiagnosisSettings(n_states=24, n_samples=64, n_steps=12)
+FEW = DiagnosisSettings(n_states=48, n_samples=64, n_steps=12)
 
 
 def ring_student(std: float, *, preferred: float = 0.0) -> GaussianMixtureOfExperts:
@@ -347,12 +384,78 @@ def test_widths_are_judged_in_both_directions() -> None:
         assert "over-confident" in narrow[name].remedy
 
 
-def test_experts_beside_their_modes_are_noticed_by_the_score() -> None:
+MANY = replace(FEW, n_states=64)
+
+
+def _stein_verdicts(
+    student: GaussianMixtureOfExperts, settings: DiagnosisSettings = MANY
+) -> list[Finding]:
+    obs = states(100)
+    figures = diagnose(student, obs, _exact(obs, 1), teacher=ring_teacher(), settings=settings)
+    found = findings(figures, {})
+    return [finding for finding in found if finding.name.startswith("Stein")]
+
+
+def displaced(by: float) -> GaussianMixtureOfExperts:
+    """Return a student whose experts stand beside the modes of the ring."""
     student = ring_student(0.1)
-    student.head.set_means(ring_teacher().means[:, 0] + 0.1)
-    found = _by_name(findings(_diagnosed(student), {}))
-    assert not found["Stein discrepancy at sigma 0.1"].fine
-    assert found["coverage of the teacher"].fine
+    student.head.set_means(ring_teacher().means[:, 0] + by)
+    return student
+
+
+def test_a_good_student_passes_whatever_the_seed() -> None:
+    """Sixteen verdicts: none may be luck."""
+    for seed in range(8):
+        assert [v.fine for v in _stein_verdicts(ring_student(0.1), replace(MANY, seed=seed))] == [
+            True,
+            True,
+        ]
+
+
+def test_what_is_too_small_to_matter_is_fine_however_sure() -> None:
+    """Means a seventh of sigma away: less than is tolerated."""
+    assert [v.fine for v in _stein_verdicts(displaced(0.01), replace(MANY, n_samples=128))] == [
+        True,
+        True,
+    ]
+
+
+@pytest.mark.parametrize(
+    ("student", "sigmas"),
+    [
+        (lambda: displaced(0.1), [0.1]),
+        (lambda: displaced(0.3), [0.1, 0.3]),
+        (lambda: ring_student(0.4), [0.1]),
+        (lambda: ring_student(0.2), [0.1]),
+    ],
+    ids=["beside", "far beside", "much too wide", "too wide"],
+)
+def test_bad_students_are_noticed_by_the_score(student, sigmas: list[float]) -> None:  # type: ignore[no-untyped-def]
+    """At the noise that is not much wider than what is wrong; a wide one blurs it away."""
+    found = _by_name(tuple(_stein_verdicts(student())))
+    for sigma in sigmas:
+        verdict = found[f"Stein discrepancy at sigma {sigma:g}"]
+        assert not verdict.fine, verdict.figure
+        assert "wider or narrower" in verdict.remedy
+    assert "moved by a third of sigma" in found["Stein discrepancy at sigma 0.1"].figure
+
+
+def test_a_score_says_nothing_about_a_gate_and_coverage_does() -> None:
+    """One mode of eight, shaped right: the reason to read the two together."""
+    student, obs = ring_student(0.1, preferred=12.0), states(120)
+    settings = replace(FEW, n_states=120)
+    figures = diagnose(student, obs, _exact(obs, 1), teacher=ring_teacher(), settings=settings)
+    found = _by_name(findings(figures, {}))
+    assert found["Stein discrepancy at sigma 0.1"].fine
+    assert not found["coverage of the teacher"].fine
+
+
+def test_too_few_samples_are_not_a_verdict() -> None:
+    """Eight samples of two states resolve nothing: not fine, and not the student's fault."""
+    for verdict in _stein_verdicts(ring_student(0.1), replace(FEW, n_states=2, n_samples=8)):
+        assert not verdict.fine
+        assert "too noisy to tell" in verdict.remedy
+        assert "--states" in verdict.remedy
 
 
 def test_without_a_teacher_there_are_figures_of_the_data_alone() -> None:

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from vdd_ros.distill.diagnostics.calibration import Calibration
-from vdd_ros.distill.diagnostics.report import Diagnosis, SteinRow, TeacherDiagnosis
+from vdd_ros.distill.diagnostics.report import Diagnosis, TeacherDiagnosis
+from vdd_ros.distill.diagnostics.stein import SteinComparison
 
 # A gate that is this sure of one expert has not got a second.
 _COLLAPSED = 1.2
@@ -15,8 +16,8 @@ _COLLAPSED = 1.2
 _SEVERAL = 1.5
 _COVERED = 0.9
 _BIAS = 0.05
-# The discrepancy that shows in samples, as a share of that of samples on one spot.
-_STEIN_SHARE = 0.02
+# Standard errors beyond which an excess is not chance.
+_SURE = 3.0
 
 
 @dataclass(frozen=True)
@@ -135,21 +136,26 @@ def _calibration(name: str, found: Calibration, training: Mapping[str, Any]) -> 
     )
 
 
-def _stein(row: SteinRow) -> Finding:
-    student, teacher = row.student.u_statistic, row.teacher.u_statistic
-    figure = f"{student:.3g} (the teacher's own samples {teacher:.3g})"
-    spread = (row.student.standard_error**2 + row.teacher.standard_error**2) ** 0.5
+def _stein(row: SteinComparison) -> Finding:
     name = f"Stein discrepancy at sigma {row.sigma:g}"
-    excess = max(4 * spread, _STEIN_SHARE * row.teacher.self_term)
-    if student <= teacher + excess:
-        return Finding(name, figure, True, "")
-    return Finding(
-        name,
-        figure,
-        False,
-        "experts are beside the teacher's modes, or between them: train longer, more experts, a "
-        "lower sigma_end, or a richer covariance",
+    figure = (
+        f"{row.student.u_statistic:.3g} (the teacher's own samples "
+        f"{row.teacher.u_statistic:.3g}, moved by a third of sigma {row.moved.u_statistic:.3g})"
     )
+    noise = _SURE * row.excess_error
+    if row.excess > max(row.tolerance, noise):
+        remedy = (
+            "experts are beside the teacher's modes or between them, or wider or narrower: train "
+            "longer, more experts, a lower sigma_end, or a richer covariance"
+        )
+        return Finding(name, figure, False, remedy)
+    if noise <= row.tolerance:
+        return Finding(name, figure, True, "")
+    remedy = (
+        f"too noisy to tell: the error of the student's figure is {row.excess_error:.2g}; look at "
+        "more states (--states) or take more samples of each (--samples)"
+    )
+    return Finding(name, figure, False, remedy)
 
 
 def _more_modes(training: Mapping[str, Any], clusters: float) -> str:

@@ -19,7 +19,7 @@ from vdd_ros.distill.diagnostics.coverage import (
     gate_use,
 )
 from vdd_ros.distill.diagnostics.distances import draw_actions
-from vdd_ros.distill.diagnostics.stein import SteinDiscrepancy, blurred_discrepancy
+from vdd_ros.distill.diagnostics.stein import SteinComparison, compare_discrepancies
 from vdd_ros.distill.student import GaussianMixtureOfExperts
 
 
@@ -52,18 +52,6 @@ class DiagnosisSettings:
 
 
 @dataclass(frozen=True)
-class SteinRow:
-    """Stein discrepancies at one noise level."""
-
-    sigma: float
-    """The noise level."""
-    student: SteinDiscrepancy
-    """Of the student's samples from the teacher."""
-    teacher: SteinDiscrepancy
-    """Of the teacher's own samples: what an exact student would have."""
-
-
-@dataclass(frozen=True)
 class TeacherDiagnosis:
     """The student beside its teacher."""
 
@@ -73,7 +61,7 @@ class TeacherDiagnosis:
     """Which clusters of teacher samples have an expert."""
     calibration: Calibration
     """Of log q on the teacher's samples."""
-    stein: tuple[SteinRow, ...]
+    stein: tuple[SteinComparison, ...]
     """By noise level."""
 
 
@@ -161,14 +149,16 @@ def _beside(
         {min(max(sigma, teacher.sigma_min), teacher.sigma_max) for sigma in settings.sigmas}
     )
 
-    def stein(action: Float[Tensor, "B S D"], sigma: float) -> SteinDiscrepancy:
-        return blurred_discrepancy(action, teacher, obs, chunk, sigma=sigma, generator=generator)
-
     return TeacherDiagnosis(
         nll=-float(mixture.log_prob(samples).mean()),
         coverage=cluster_coverage(samples, cluster_actions(samples), mixture),
         calibration=calibration(ranks),
-        stein=tuple(SteinRow(s, stein(own, s), stein(samples, s)) for s in levels),
+        stein=tuple(
+            compare_discrepancies(
+                own, samples, teacher, obs, chunk, sigma=sigma, generator=generator
+            )
+            for sigma in levels
+        ),
     )
 
 

@@ -14,6 +14,11 @@ notices samples that wander off, which Gaussian kernels do not (Gorham and Macke
 A score sees the shape of a mode and not its weight: modes far apart may be weighted wrongly, or be
 missing, at hardly any discrepancy. Read it beside the coverage.
 
+The discrepancy has a unit of its own: it grows with the square of the scores, hence with 1 /
+sigma^2, and with the narrowness of the teacher. So it is read between two yardsticks measured with
+the same score at the same states: the teacher's own samples, and the same samples moved aside by a
+distance that one knows (`compare_discrepancies`).
+
 Shapes: B states, S samples per state, D flattened chunk.
 """
 
@@ -27,6 +32,12 @@ from torch import Tensor
 
 from vdd_ros.core.errors import VddError
 from vdd_ros.distill.denoisers import Denoiser, score
+
+MOVED = 1 / 3
+"""How far the second yardstick is moved, in units of sigma. A mode is at least as wide as sigma
+once it is blurred, so such a student differs from its teacher by at most MOVED^2 / 2 = 1/18 nat.
+The discrepancy of a width that is wrong by half comes out about as large: it notices
+places better than widths, since samples on both sides of a mode cancel."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +72,17 @@ def stein_discrepancy(
     Raises:
         VddError: fewer than two samples, or an unsuitable kernel.
     """
+    return _summary(*_statistics(x, score_at_x, scale=scale, beta=beta))
+
+
+def _statistics(
+    x: Float[Tensor, "B S D"],
+    score_at_x: Float[Tensor, "B S D"],
+    *,
+    scale: float,
+    beta: float = -0.5,
+) -> tuple[Float[Tensor, " B"], Float[Tensor, " B"], Float[Tensor, " B"]]:
+    """Return the U-statistic, the V-statistic and the mean self term of every state."""
     if x.shape[1] < 2:
         raise VddError(f"Stein discrepancy: got {x.shape[1]} samples, expected at least 2")
     if not -1 < beta < 0 or scale <= 0:
@@ -71,13 +93,22 @@ def stein_discrepancy(
     values = stein_kernel(x, score_at_x, scale=scale, beta=beta)
     n = x.shape[1]
     total, own = values.sum((1, 2)), torch.diagonal(values, dim1=1, dim2=2).sum(1)
-    u = (total - own) / (n * (n - 1))
+    return (total - own) / (n * (n - 1)), total / n**2, own / n
+
+
+def _summary(
+    u: Float[Tensor, " B"], v: Float[Tensor, " B"], own: Float[Tensor, " B"]
+) -> SteinDiscrepancy:
     return SteinDiscrepancy(
         u_statistic=float(u.mean()),
-        v_statistic=float((total / n**2).mean()),
-        self_term=float((own / n).mean()),
-        standard_error=float(u.std() / len(u) ** 0.5) if len(u) > 1 else float("nan"),
+        v_statistic=float(v.mean()),
+        self_term=float(own.mean()),
+        standard_error=_standard_error(u),
     )
+
+
+def _standard_error(value: Float[Tensor, " B"]) -> float:
+    return float(value.std() / len(value) ** 0.5) if len(value) > 1 else float("nan")
 
 
 def stein_kernel(
@@ -104,17 +135,44 @@ def stein_kernel(
     return score_at_x @ score_at_x.mT * width.pow(beta) + cross + trace
 
 
+@dataclass(frozen=True)
+class SteinComparison:
+    """A student's discrepancy at one noise level, between two yardsticks."""
+
+    sigma: float
+    """The noise level."""
+    student: SteinDiscrepancy
+    """Of the student's samples from the teacher."""
+    teacher: SteinDiscrepancy
+    """Of the teacher's own samples: what an exact student would have. About 0 where its sampler
+    and its score agree."""
+    moved: SteinDiscrepancy
+    """Of the teacher's own samples, moved aside by a third of sigma, those of a state
+    together and in a direction of its own: what is just tolerable."""
+    excess: float
+    """Student less teacher."""
+    excess_error: float
+    """Standard error of the excess. It is taken state by state, because the scale of the
+    discrepancy differs more between states than student and teacher do; NaN for one state."""
+
+    @property
+    def tolerance(self) -> float:
+        """How much of an excess the second yardstick has."""
+        return max(self.moved.u_statistic - self.teacher.u_statistic, 0.0)
+
+
 @torch.no_grad()
-def blurred_discrepancy(
-    action: Float[Tensor, "B S D"],
+def compare_discrepancies(
+    student: Float[Tensor, "B S D"],
+    own: Float[Tensor, "B S D"],
     teacher: Denoiser,
     obs: Float[Tensor, "B T O"],
     chunk: tuple[int, int],
     *,
     sigma: float,
     generator: torch.Generator | None = None,
-) -> SteinDiscrepancy:
-    r"""Return the discrepancy of actions from a teacher, both blurred by sigma.
+) -> SteinComparison:
+    r"""Measure a student's samples beside the teacher's own, all blurred by the same noise.
 
     A teacher knows the scores of :math:`p_\sigma = \pi * N(0, \sigma^2 I)` only. Blurring the
     samples alike keeps the discrepancy zero just when the two agree; without it samples of the
@@ -122,15 +180,43 @@ def blurred_discrepancy(
     samples apart, :math:`\sigma \sqrt{2 D}`: wider, and it looks past the width of a mode.
 
     Args:
-        action: samples of a student, or of the teacher for comparison; normalised.
+        student: its samples, normalised.
+        own: as many samples of the teacher.
         teacher: whose score counts.
         obs: normalised states.
         chunk: horizon and length of an action.
         sigma: noise level, one the teacher was trained at.
-        generator: of the noise.
+        generator: of the noise and of the directions.
+
+    Raises:
+        VddError: fewer than two samples per state.
     """
-    x = action + sigma * torch.randn(action.shape, generator=generator, dtype=action.dtype)
-    rows, states = x.reshape(-1, *chunk), obs.repeat_interleave(action.shape[1], 0)
+    noise = sigma * torch.randn(own.shape, generator=generator, dtype=own.dtype)
+    aside = torch.randn(own[:, :1].shape, generator=generator, dtype=own.dtype)
+    aside = MOVED * sigma * aside / aside.norm(dim=-1, keepdim=True)
+    its, teachers, moved = (
+        _blurred(action + noise, teacher, obs, chunk, sigma)
+        for action in (student, own, own + aside)
+    )
+    excess = its[0] - teachers[0]
+    return SteinComparison(
+        sigma=sigma,
+        student=_summary(*its),
+        teacher=_summary(*teachers),
+        moved=_summary(*moved),
+        excess=float(excess.mean()),
+        excess_error=_standard_error(excess),
+    )
+
+
+def _blurred(
+    x: Float[Tensor, "B S D"],
+    teacher: Denoiser,
+    obs: Float[Tensor, "B T O"],
+    chunk: tuple[int, int],
+    sigma: float,
+) -> tuple[Float[Tensor, " B"], Float[Tensor, " B"], Float[Tensor, " B"]]:
+    """Return the statistics of samples that have been blurred, by the score at sigma."""
+    rows, states = x.reshape(-1, *chunk), obs.repeat_interleave(x.shape[1], 0)
     slope = score(teacher, rows, x.new_full((len(rows),), sigma), states)
-    width = sigma * (2 * x.shape[-1]) ** 0.5
-    return stein_discrepancy(x, slope.reshape(x.shape), scale=width)
+    return _statistics(x, slope.reshape(x.shape), scale=sigma * (2 * x.shape[-1]) ** 0.5)
