@@ -135,8 +135,9 @@ def test_the_pseudo_huber_distance_is_the_norm_with_a_round_corner():
 @pytest.mark.parametrize("more", [
     {"backbone": "mlp"}, {"backbone": "mlp", "conditioning": "film"},
     {"backbone": "mlp", "n_frequencies": 4, "frequency_scale": 2.0},
-    {"backbone": "transformer"},
+    {"backbone": "transformer"}, {"backbone": "transformer", "n_frequencies": 4},
     {"backbone": "unet", "horizon": 4, "down_dims": (8, 16), "n_groups": 4, "kernel_size": 3},
+    {"backbone": "unet", "horizon": 1, "down_dims": (8,), "n_groups": 4, "n_frequencies": 4},
 ])  # fmt: skip
 def test_a_network_told_two_levels_starts_as_the_one_told_the_first(more):
     """Every backbone: the same answers, whatever the second level is; afterwards it matters."""

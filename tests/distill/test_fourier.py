@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import pytest
 import torch
 
 from vdd_ros.core.errors import VddError
+from vdd_ros.distill.networks.denoising import make_denoising_network
 from vdd_ros.distill.networks.fourier import FourierFeatures
 from vdd_ros.distill.networks.mlp import Mlp
 from vdd_ros.distill.student import GaussianMixtureOfExperts, StudentSettings
@@ -65,30 +67,73 @@ def test_a_fine_pattern_is_learnt_in_a_time_in_which_the_plain_network_learns_li
     assert error(0) > 0.2
 
 
-def test_student_and_teacher_take_them_and_other_backbones_refuse_them() -> None:
-    """A setting that would be ignored is an error."""
+def test_students_take_them_unless_their_backbone_would_ignore_them() -> None:
+    """A setting that would be ignored is an error, and so is an impossible one."""
     settings = StudentSettings(n_experts=3, width=16, head_width=8, n_frequencies=5)
     student = GaussianMixtureOfExperts(settings, dim_obs=2, dim_act=2, n_obs_steps=2, horizon=1)
     assert student.state_dict()["seen.projection"].shape == (4, 5)
     assert student(torch.randn(7, 2, 2)).mean.shape == (7, 3, 1, 2)
+    with pytest.raises(VddError, match="n_frequencies: got 5 with backbone 'transformer'"):
+        dataclasses.replace(settings, backbone="transformer")
     for made in (settings, TeacherSettings(n_frequencies=5)):
-        with pytest.raises(VddError, match="n_frequencies: got 5 with backbone 'transformer'"):
-            dataclasses.replace(made, backbone="transformer")
         with pytest.raises(VddError, match="frequency_scale: got 0"):
             dataclasses.replace(made, frequency_scale=0.0)
+        with pytest.raises(VddError, match="n_frequencies: got -1"):
+            dataclasses.replace(made, n_frequencies=-1)
 
 
-@pytest.mark.parametrize("conditioning", ["concat", "film"])
-def test_a_teachers_network_sees_the_window_through_them(conditioning: str) -> None:
-    """Both ways of conditioning take them; the output depends on the window through them."""
-    from vdd_ros.distill.networks.denoising import make_denoising_network
+KINDS: list[dict[str, Any]] = [
+    {},
+    {"conditioning": "film"},
+    {"backbone": "transformer"},
+    {"backbone": "unet", "down_dims": (8,)},
+]
 
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_teachers_network_sees_the_window_through_them(kind: dict[str, Any]) -> None:
+    """Every backbone takes them, and its output depends on the window through them."""
     torch.manual_seed(0)
-    settings = TeacherSettings(width=16, n_frequencies=6, conditioning=conditioning)  # type: ignore[arg-type]
-    network = make_denoising_network(settings.network(), dim_obs=3, dim_act=2)
+    settings = TeacherSettings(width=16, n_frequencies=6, **kind)
+    network = make_denoising_network(settings.network(), dim_obs=3, dim_act=2).eval()
     network.load_state_dict({k: torch.randn_like(v) for k, v in network.state_dict().items()})
     x, level, obs = torch.randn(4, 1, 2), torch.zeros(1, 1), torch.randn(4, 1, 3)
     before = network(x, level, obs)
     name = next(n for n, _ in network.named_buffers() if n.endswith("seen.projection"))
     network.get_buffer(name).mul_(2.0)
     assert not torch.allclose(network(x, level, obs), before)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_without_them_a_teachers_network_reads_the_bare_window(kind: dict[str, Any]) -> None:
+    """Its weights have the names and shapes they had before there were features."""
+    without = TeacherSettings(width=16, n_obs_steps=2, **kind).network()
+    plain = make_denoising_network(without, dim_obs=3, dim_act=2)
+    seeing = make_denoising_network(
+        dataclasses.replace(without, n_frequencies=6), dim_obs=3, dim_act=2
+    )
+    ours, theirs = plain.state_dict(), seeing.state_dict()
+    assert theirs.keys() - ours.keys() == {"seen.projection"}
+    # One layer reads them: of the window as a whole, or of one frame where frames are tokens.
+    frames, wider = (1 if "transformer" in kind.values() else 2), []
+    for name, weight in ours.items():
+        if weight.shape != theirs[name].shape:
+            wider.append(theirs[name].shape[-1] - weight.shape[-1])
+    assert wider == [12]
+    assert theirs["seen.projection"].shape == (3 * frames, 6)
+
+
+def test_frames_that_are_tokens_pass_through_the_same_features_and_goals_through_none() -> None:
+    """What a frame looks like does not depend on where in the window it stands."""
+    torch.manual_seed(0)
+    settings = TeacherSettings(
+        backbone="transformer", n_obs_steps=2, width=16, n_frequencies=6, dim_goal=1
+    )
+    network = make_denoising_network(settings.network(), dim_obs=3, dim_act=2).eval()
+    assert network.get_buffer("seen.projection").shape == (2, 6)
+    x, level, obs = torch.randn(4, 1, 2), torch.zeros(1, 1), torch.randn(4, 2, 3)
+    obs[:, 0, -1] = obs[:, 1, -1]  # a goal stays where it is
+    torch.nn.init.zeros_(network.get_parameter("trunk.position"))
+    # Tokens without positions are a set, so that exchanging frames changes nothing.
+    torch.testing.assert_close(network(x, level, obs.flip(1)), network(x, level, obs))
+    assert not torch.allclose(network(x, level, obs[:, [0, 0]]), network(x, level, obs))

@@ -44,7 +44,11 @@ def trained(demos, folder: Path, **settings) -> Path:
     [
         (DDPM, (1, 4)),
         ({"family": "flow", "schedule": "flow"}, (2,)),
-        (DDPM | {"prediction": "v", "betas": "linear"} | UNET, ()),
+        (DDPM | {"prediction": "v", "betas": "linear"} | UNET | {"n_frequencies": 4}, ()),
+        (
+            {"family": "edm", "backbone": "transformer", "n_obs_steps": 2, "n_frequencies": 4},
+            (2,),
+        ),
     ],
 )
 def test_the_robots_runtime_samples_what_torch_samples(demos, tmp_path, settings, unroll):

@@ -51,9 +51,9 @@ class DenoisingShape:
     conditioning: Conditioning = "concat"
     """mlp: how window and levels act."""
     n_frequencies: int = 0
-    """mlp: random Fourier features of the window."""
+    """Random Fourier features of the window; of each frame where frames are tokens."""
     frequency_scale: float = 1.5
-    """mlp: their scale."""
+    """Their scale."""
     down_dims: tuple[int, ...] = (64, 128, 256)
     """unet: channels per level."""
     kernel_size: int = 5
@@ -79,11 +79,8 @@ class DenoisingShape:
                 f"conditioning '{self.conditioning}' belongs to backbone 'mlp', got "
                 f"'{self.backbone}'; leave it out"
             )
-        if self.n_frequencies < 0 or (self.n_frequencies and self.backbone != "mlp"):
-            raise VddError(
-                f"n_frequencies: got {self.n_frequencies} with backbone '{self.backbone}'; "
-                "expected 0, or a positive number with backbone 'mlp'"
-            )
+        if self.n_frequencies < 0:
+            raise VddError(f"n_frequencies: got {self.n_frequencies}, expected 0 or more")
         if not self.frequency_scale > 0:
             raise VddError(f"frequency_scale: got {self.frequency_scale}, expected above 0")
         if self.dim_goal < 0 or (self.dim_goal and self.backbone != "transformer"):
@@ -208,9 +205,10 @@ class _UnetBackbone(nn.Module):
     def __init__(self, shape: DenoisingShape, dim_obs: int, dim_act: int) -> None:
         super().__init__()
         self.told = LevelFeatures(shape.n_levels)
+        self.seen = _see(shape, dim_obs)
         self.unet = Unet1d(
             dim_act,
-            dim_condition=self.told.dim + shape.n_obs_steps * dim_obs,
+            dim_condition=self.told.dim + self.seen.dim,
             width=shape.width,
             down_dims=shape.down_dims,
             kernel_size=shape.kernel_size,
@@ -224,7 +222,7 @@ class _UnetBackbone(nn.Module):
         obs: Float[Tensor, "B T O"],
     ) -> Float[Tensor, "B H A"]:
         told = self.told(levels).expand(x.shape[0], -1)
-        return self.unet(x, torch.cat([told, obs.flatten(1)], dim=-1))
+        return self.unet(x, torch.cat([told, self.seen(obs.flatten(1))], dim=-1))
 
 
 class _TransformerBackbone(nn.Module):
@@ -249,7 +247,10 @@ class _TransformerBackbone(nn.Module):
         super().__init__()
         self.horizon, self.dim_goal = shape.horizon, shape.dim_goal
         self.embed_sigma = nn.Linear(shape.n_levels, shape.width)
-        self.embed_obs = nn.Linear(dim_obs - shape.dim_goal, shape.width)
+        self.seen = FourierFeatures(
+            dim_obs - shape.dim_goal, shape.n_frequencies, scale=shape.frequency_scale
+        )
+        self.embed_obs = nn.Linear(self.seen.dim, shape.width)
         self.embed_action = nn.Linear(dim_act, shape.width)
         self.embed_goal = nn.Linear(shape.dim_goal, shape.width) if shape.dim_goal else None
         self.trunk = Transformer(
@@ -274,5 +275,5 @@ class _TransformerBackbone(nn.Module):
         if self.embed_goal is not None:
             tokens.append(self.embed_goal(obs[:, -1:, -self.dim_goal :]))
             obs = obs[..., : -self.dim_goal]
-        tokens += [self.embed_obs(obs), self.embed_action(x)]
+        tokens += [self.embed_obs(self.seen(obs)), self.embed_action(x)]
         return self.output(self.trunk(torch.cat(tokens, dim=1))[:, -self.horizon :])

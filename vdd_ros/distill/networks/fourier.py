@@ -34,7 +34,7 @@ class FourierFeatures(nn.Module):
             # A buffer, kept with the weights: the same projections in training and in use.
             self.register_buffer("projection", scale * torch.randn(dim_in, n))
 
-    def forward(self, x: Float[Tensor, "B I"]) -> Float[Tensor, "B F"]:
+    def forward(self, x: Float[Tensor, "*B I"]) -> Float[Tensor, "*B F"]:
         """Return [x, sin, cos]."""
         if not self._n:
             return x

@@ -52,10 +52,10 @@ class TeacherSettings:
     """mlp: window and noise level beside the action (concat), or scaling and shifting every
     layer (film)."""
     n_frequencies: int = 0
-    """mlp: random Fourier features of the window; 0 for none. For a few coordinates in which
-    centimetres matter."""
+    """Random Fourier features of the window (transformer: of each frame); 0 for none. For a few
+    coordinates in which centimetres matter."""
     frequency_scale: float = 1.5
-    """mlp: their standard deviation, in radians per normalised unit."""
+    """Their standard deviation, in radians per normalised unit."""
     down_dims: tuple[int, ...] = (64, 128, 256)
     """unet: channels per level; each level after the first halves the chunk."""
     kernel_size: int = 5
