@@ -12,11 +12,14 @@ import threading
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from vdd_ros.core.config_io import dump_json, dump_yaml, from_dict, load_yaml, write_atomic
 from vdd_ros.core.errors import VddError
+from vdd_ros.data.demonstrations import Demonstrations
+from vdd_ros.data.npz import save_npz
 from vdd_ros.distill.mixture_training import DistillSettings, MixtureTraining
 from vdd_ros.distill.pipeline import distill, train_teacher
 from vdd_ros.distill.student import StudentSettings
@@ -34,7 +37,7 @@ from vdd_ros.distill.study.rows import (
     read_rows,
 )
 from vdd_ros.distill.study.runner import check, in_processes, run_study
-from vdd_ros.distill.study.settings import StudySettings, StudyTask, Variant
+from vdd_ros.distill.study.settings import StudySettings, StudyTask
 from vdd_ros.distill.study.summary import (
     Interval,
     TaskSummary,
@@ -43,6 +46,7 @@ from vdd_ros.distill.study.summary import (
     mean_and_interval,
     summarise,
 )
+from vdd_ros.distill.study.variants import Variant
 from vdd_ros.distill.targets import data_targets
 from vdd_ros.distill.teachers.settings import TeacherSettings
 from vdd_ros.distill.tracking import read_lines
@@ -61,15 +65,11 @@ ROW = StudyRow(
     teacher="edm",
     seed=0,
     nfe=1,
-    success=0.9,
-    entropy=0.5,
-    modes=20,
-    n_modes=24,
-    score=0.82,
-    reward=0.9,
-    n_rollouts=480,
+    figures={"success": 0.9, "entropy": 0.5, "modes": 20, "score": 0.82, "reward": 0.9},
+    n_judged=480,
     n_iters=100,
     training_cpu_s=30.0,
+    n_modes=24,
 )
 
 
@@ -84,11 +84,21 @@ def study_of(**settings: object) -> StudySettings:
     )
 
 
+def with_figures(row: StudyRow, **figures: float) -> StudyRow:
+    return replace(row, figures=row.figures | figures)
+
+
 def rows_of(scores: dict[str, list[float]]) -> list[StudyRow]:
     """Rows of the plain study with the given scores, one per seed."""
     methods = {"teacher": ("teacher", 16), "VDD": ("vdd", 1), "EM on data": ("em", 1)}
     return [
-        replace(ROW, row=name, method=methods[name][0], nfe=methods[name][1], seed=s, score=score)
+        replace(
+            with_figures(ROW, score=score),
+            row=name,
+            method=methods[name][0],
+            nfe=methods[name][1],
+            seed=s,
+        )
         for name, values in scores.items()
         for s, score in enumerate(values)
     ]
@@ -118,7 +128,7 @@ def test_one_seed_has_no_interval_rather_than_a_false_one() -> None:
 
 
 def test_the_table_holds_a_line_for_every_policy_in_the_order_of_the_settings() -> None:
-    rows = [ROW, replace(ROW, seed=1, success=1.0)]
+    rows = [ROW, replace(with_figures(ROW, success=1.0), seed=1)]
     rows += [replace(ROW, row="teacher", method="teacher", nfe=16), replace(ROW, row="gone")]
     (table,) = summarise(study_of(), rows)
     lines = [line for line in markdown(table).splitlines() if line.startswith("| ")][1:]
@@ -171,7 +181,7 @@ def test_a_student_is_compared_with_the_teacher_it_came_from_and_no_other() -> N
 
 
 def test_a_tasks_own_figures_have_columns_and_a_graded_task_shows_its_reward() -> None:
-    rows = [replace(ROW, seed=s, reward=0.95, extra={"winding": 0.4 + s / 10}) for s in (0, 1)]
+    rows = [replace(with_figures(ROW, reward=0.95, winding=0.4 + s / 10), seed=s) for s in (0, 1)]
     (table,) = summarise(study_of(), rows)
     header, _, line = (text for text in markdown(table).splitlines() if text.startswith("|"))
     cells = dict(zip(header.split("|"), line.split("|"), strict=True))
@@ -182,7 +192,7 @@ def test_a_tasks_own_figures_have_columns_and_a_graded_task_shows_its_reward() -
 
 
 def curve(*points: tuple[float, float]) -> list[CurvePoint]:
-    return [CurvePoint(i, cpu, 0, 0, score, 0) for i, (cpu, score) in enumerate(points)]
+    return [CurvePoint(i, cpu, {"score": score}) for i, (cpu, score) in enumerate(points)]
 
 
 @pytest.mark.parametrize(
@@ -204,7 +214,7 @@ def test_the_time_to_the_final_score_is_when_the_curve_arrives_for_good(points, 
 
 def test_a_curve_ends_at_the_rows_own_figures_and_its_band_is_the_spread_of_seeds() -> None:
     points = tuple(replace(p, iteration=50 * (p.iteration + 1)) for p in curve((5, 0.2), (9, 0.3)))
-    rows = [replace(ROW, curve=points), replace(ROW, seed=1, curve=points, score=0.92)]
+    rows = [replace(ROW, curve=points), replace(with_figures(ROW, score=0.92), seed=1, curve=points)]
     (table,) = summarise(study_of(), rows)
     (line,) = table.rows
     # The second point was taken after the last iteration: the row's own figures stand there.
@@ -369,9 +379,20 @@ def test_a_folder_takes_more_rows_and_seeds_but_no_changed_ones() -> None:
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
-def test_every_shipped_study_could_start(path: Path) -> None:
+def test_every_shipped_study_could_start(path: Path, tmp_path: Path) -> None:
     """Its settings files are there, and every override of every row fits them."""
-    check(with_data(load_yaml(StudySettings, path), ["scripted"]))
+    study = load_yaml(StudySettings, path)
+    without = [task.name for task in study.tasks if task.data is None]
+    poses = Demonstrations(
+        observation=np.zeros((12, 2)),
+        action=np.zeros((12, 2)),
+        episode_ends=np.array([6, 12]),
+        mode=None,
+        source="poses",
+    )
+    save_npz(poses, tmp_path / "poses.npz")
+    recorded = {task.name: str(tmp_path / "poses.npz") for task in study.tasks if task.is_held_out}
+    check(with_data(study, [f"{name}={recorded.get(name, 'scripted')}" for name in without]))
 
 
 # --- budgets -------------------------------------------------------------------------------------
@@ -462,7 +483,7 @@ def test_a_study_computes_every_row_once_and_continues_where_it_stopped(
     rows = list(read_rows(out))
     names = [row.name for row in tiny.resolved()]
     assert [(r.seed, r.row) for r in rows] == [(s, n) for s in (0, 1) for n in names]
-    assert all(r.n_rollouts == 4 for r in rows)
+    assert all(r.n_judged == 4 for r in rows)
     assert [len(r.curve) for r in rows] == [2] * len(rows)
     assert all(0 < r.curve[0].cpu_s <= r.curve[1].cpu_s <= r.training_cpu_s for r in rows)
     assert all(name in table.read_text() for name in names)

@@ -7,7 +7,7 @@ a hollow mark and said to be published.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -39,11 +39,13 @@ class Line:
 @house_style()
 def interval_figure(lines: Sequence[Line], *, title: str) -> bytes:
     """One panel per figure, one row per policy: mean and interval; returns a PNG."""
-    names = list(lines[0].values)
+    names = _names(lines)
     figure = empty_figure(2.2 + 2.7 * len(names), 1.3 + 0.34 * len(lines))
     for index, name in enumerate(names):
         axis = figure.add_subplot(1, len(names), index + 1)
         for place, line in enumerate(lines):
+            if name not in line.values:
+                continue
             mean, half = line.values[name]
             axis.errorbar(
                 mean,
@@ -66,16 +68,21 @@ def interval_figure(lines: Sequence[Line], *, title: str) -> bytes:
 
 
 @house_style()
-def curve_figure(lines: Sequence[Line], *, title: str) -> bytes:
-    """Figures along the training against processor time, with bands; returns a PNG."""
-    names = list(lines[0].values)
+def curve_figure(lines: Sequence[Line], *, title: str, shares: Collection[str]) -> bytes:
+    """Figures along the training against processor time, with bands; returns a PNG.
+
+    ``shares`` names the figures between 0 and 1, which get that whole range.
+    """
+    names = [name for name in _names(lines) if any(name in line.curve for line in lines)]
     figure = empty_figure(1.6 + 3.6 * len(names), 4.2)
     axes = [figure.add_subplot(1, len(names), index + 1) for index in range(len(names))]
     for axis, name in zip(axes, names, strict=True):
         for place, line in enumerate(lines):
-            if len(line.cpu_s) > 1:
-                _draw_curve(axis, line, name, place)
-        axis.set(title=name, xlabel="training, CPU s", ylim=(-0.03, 1.03))
+            if len(line.cpu_s) > 1 and name in line.curve:
+                _draw_curve(axis, line, name, place, is_share=name in shares)
+        axis.set(title=name, xlabel="training, CPU s")
+        if name in shares:
+            axis.set_ylim(-0.03, 1.03)
         axis.set_xlim(left=0.0)
         axis.grid(True, color=palette.OBSTACLE, lw=0.6, alpha=0.7)
     handles, labels = axes[0].get_legend_handles_labels()
@@ -84,12 +91,18 @@ def curve_figure(lines: Sequence[Line], *, title: str) -> bytes:
     return png_bytes(figure)
 
 
-def _draw_curve(axis: Axes, line: Line, name: str, place: int) -> None:
+def _names(lines: Sequence[Line]) -> list[str]:
+    """Return every figure that some line has, once."""
+    return list(dict.fromkeys(name for line in lines for name in line.values))
+
+
+def _draw_curve(axis: Axes, line: Line, name: str, place: int, *, is_share: bool) -> None:
     colour = palette.expert_colour(place)
     means = [mean for mean, _ in line.curve[name]]
     marker = _MARKERS[place % len(_MARKERS)]
     axis.plot(line.cpu_s, means, color=colour, marker=marker, ms=4, lw=1.6, label=line.name)
     halves = [0.0 if math.isnan(half) else half for _, half in line.curve[name]]
-    low = [max(mean - half, 0.0) for mean, half in zip(means, halves, strict=True)]
-    high = [min(mean + half, 1.0) for mean, half in zip(means, halves, strict=True)]
+    least, most = (0.0, 1.0) if is_share else (-math.inf, math.inf)
+    low = [max(mean - half, least) for mean, half in zip(means, halves, strict=True)]
+    high = [min(mean + half, most) for mean, half in zip(means, halves, strict=True)]
     axis.fill_between(line.cpu_s, low, high, color=colour, alpha=0.13, lw=0)

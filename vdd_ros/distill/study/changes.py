@@ -9,7 +9,8 @@ from typing import Any, TypeVar
 
 from vdd_ros.core.config_io import from_dict, to_dict
 from vdd_ros.core.errors import VddError, did_you_mean
-from vdd_ros.distill.study.settings import Row, StudySettings, StudyTask
+from vdd_ros.distill.study.settings import StudySettings, StudyTask
+from vdd_ros.distill.study.variants import Row
 
 T = TypeVar("T")
 

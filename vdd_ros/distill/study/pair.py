@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,13 +12,10 @@ import torch
 
 from vdd_ros.core.config_io import dump_json, write_atomic
 from vdd_ros.core.errors import VddError
-from vdd_ros.data.demonstrations import Demonstrations
-from vdd_ros.data.npz import load_demonstrations
 from vdd_ros.distill.checkpoint import METRICS, SETTINGS, load_teacher, training_cpu_s
-from vdd_ros.distill.evaluation import closed_loop, student_policy, teacher_policy
 from vdd_ros.distill.pipeline import distill, train_teacher
-from vdd_ros.distill.student import GaussianMixtureOfExperts
 from vdd_ros.distill.study.budget import Budget, fit_once
+from vdd_ros.distill.study.judging import Judging, make_judge
 from vdd_ros.distill.study.recipes import (
     of_length,
     student_settings,
@@ -26,7 +23,6 @@ from vdd_ros.distill.study.recipes import (
     teacher_settings,
 )
 from vdd_ros.distill.study.rows import (
-    CURVE_FIGURES,
     FAILED,
     ROWS,
     CurvePoint,
@@ -36,13 +32,9 @@ from vdd_ros.distill.study.rows import (
     read_failures,
     read_rows,
 )
-from vdd_ros.distill.study.settings import Row, StudySettings, StudyTask, folder_name
-from vdd_ros.distill.study.summary import FIGURES
+from vdd_ros.distill.study.settings import StudySettings, StudyTask, folder_name
+from vdd_ros.distill.study.variants import Row
 from vdd_ros.distill.tracking import read_lines
-from vdd_ros.tasks.protocol import Policy, make_task
-
-# Fresh robots, and not those of any training seed's own evaluation.
-_ROLLOUT_SEED = 1000
 
 
 @dataclass(frozen=True)
@@ -66,7 +58,7 @@ class Pair:
         rows: names of those to compute.
     """
 
-    demos: Demonstrations
+    judge: Judging
 
     def __init__(
         self,
@@ -106,9 +98,7 @@ class Pair:
             return
         task = self.task
         _warm_up()
-        self.demos = load_demonstrations(
-            task.data or "", task=task.task, level=task.level, n=task.episodes, seed=self.seed
-        )
+        self.judge = make_judge(self.settings, task, seed=self.seed)
         for row in todo:
             try:
                 append_row(self.here / ROWS, self._row(row))
@@ -125,29 +115,37 @@ class Pair:
             (self.here / FAILED).unlink(missing_ok=True)
 
     def _row(self, row: Row) -> StudyRow:
+        if row.is_reference:
+            return self._judged(row, None, "none")
         teacher = self._teacher(row)
         trained = teacher if row.is_teacher else self._student(row, teacher)
-        figures = self._judge(trained.model, row, rollouts=self.task.rollouts)
-        suffix = _suffix(row) if row.is_teacher else ""
-        return StudyRow(
+        return self._judged(row, trained, teacher_settings(self.task, row, seed=0).family)
+
+    def _judged(self, row: Row, trained: _Trained | None, teacher: str) -> StudyRow:
+        """Return the row of a finished policy, or of what needs no training."""
+        figures, n_judged = self.judge.figures(trained and trained.model, row)
+        found = StudyRow(
             task=self.task.name,
             row=row.name,
             method=row.method,
-            teacher=str(getattr(teacher_settings(self.task, row, seed=0), "family", "edm")),
+            teacher=teacher,
             seed=self.seed,
             nfe=row.nfe,
-            success=figures["success"],
-            entropy=figures["entropy"],
-            modes=int(figures["modes"]),
-            n_modes=make_task(self.task.task, level=self.task.level).n_modes,
-            score=figures["score"],
-            reward=figures["reward"],
-            n_rollouts=self.task.rollouts,
+            figures=dict(figures),
+            n_judged=n_judged,
+            n_iters=0,
+            training_cpu_s=0.0,
+            n_modes=self.judge.n_modes,
+        )
+        if trained is None:
+            return found
+        suffix = _suffix(row) if row.is_teacher else ""
+        return replace(
+            found,
             n_iters=trained.n_iters,
             training_cpu_s=training_cpu_s(trained.folder),
             budget_cpu_s=trained.budget.cpu_s if trained.budget else None,
-            extra={name: figures[name] for name in figures if name not in FIGURES},
-            curve=tuple(_curve(read_lines(trained.folder / METRICS), suffix)),
+            curve=tuple(_curve(read_lines(trained.folder / METRICS), suffix, figures)),
         )
 
     def _teacher(self, row: Row) -> _Trained:
@@ -171,7 +169,7 @@ class Pair:
             budget = self._budget(
                 f"teacher-{name}",
                 asked,
-                lambda n, out: train_teacher(self.demos, replace(settings, n_iters=n), out),
+                lambda n, out: train_teacher(self.judge.demos, replace(settings, n_iters=n), out),
             )
             settings = replace(settings, n_iters=budget.n_iters)
         # Every row that rolls this teacher out gets its curve from the one training.
@@ -182,7 +180,7 @@ class Pair:
         ]
         out = self.here / "teachers" / name
         train_teacher(
-            self.demos,
+            self.judge.demos,
             settings,
             out,
             resume=(out / SETTINGS).exists(),
@@ -203,7 +201,7 @@ class Pair:
                 asked,
                 lambda n, out: distill(
                     teacher.folder,
-                    self.demos,
+                    self.judge.demos,
                     of_length(settings, n),
                     out_dir=out,
                     method=method,
@@ -213,7 +211,7 @@ class Pair:
         out = self.here / "students" / folder_name(row.name)
         result = distill(
             teacher.folder,
-            self.demos,
+            self.judge.demos,
             settings,
             out_dir=out,
             method=method,
@@ -247,23 +245,11 @@ class Pair:
         training = model.training
         model.eval()  # dropout would act, and would draw from the training's random numbers
         for row in rows:
-            judged = self._judge(model, row, rollouts=self.settings.curve_rollouts)
             suffix = _suffix(row) if row.is_teacher else ""
-            figures |= {f"{name}{suffix}": judged[name] for name in CURVE_FIGURES}
+            judged = self.judge.curve(model, row)
+            figures |= {f"{name}{suffix}": value for name, value in judged.items()}
         model.train(training)
         return figures
-
-    def _judge(self, model: Any, row: Row, *, rollouts: int) -> Mapping[str, float]:  # noqa: ANN401
-
-        return closed_loop(
-            _policy(model, row),
-            task=self.task.task,
-            level=self.task.level,
-            rollouts=rollouts,
-            seed=_ROLLOUT_SEED + self.seed,
-            n_obs_steps=model.n_obs_steps,
-            n_action_steps=self.task.n_action_steps,
-        )
 
 
 def _warm_up() -> None:
@@ -275,24 +261,18 @@ def _warm_up() -> None:
         optimizer.step()
 
 
-def _policy(model: Any, row: Row) -> Policy:  # noqa: ANN401 - any teacher or student
-    """Return how a model acts: mixtures by an expert's mean, all others by denoising."""
-    if isinstance(model, GaussianMixtureOfExperts):
-        return student_policy(model)
-    variant = row.variant
-    return teacher_policy(model, row.nfe, variant.sampler, start_sigma=variant.start_sigma)
-
-
-def _curve(lines: Sequence[Mapping[str, float]], suffix: str) -> list[CurvePoint]:
-    names = {name: f"{name}{suffix}" for name in CURVE_FIGURES}
+def _curve(
+    lines: Sequence[Mapping[str, float]], suffix: str, names: Iterable[str]
+) -> list[CurvePoint]:
+    """Return the moments of a training at which it was judged."""
+    keys = {name: f"{name}{suffix}" for name in names}
+    found = (
+        (line, {name: line[key] for name, key in keys.items() if key in line}) for line in lines
+    )
     return [
-        CurvePoint(
-            iteration=int(line["iteration"]),
-            cpu_s=line["cpu_s"],
-            **{name: line[key] for name, key in names.items()},
-        )
-        for line in lines
-        if names["score"] in line
+        CurvePoint(iteration=int(line["iteration"]), cpu_s=line["cpu_s"], figures=figures)
+        for line, figures in found
+        if figures
     ]
 
 

@@ -9,7 +9,8 @@ from vdd_ros.core.config_io import load_yaml
 from vdd_ros.core.shipped import shipped_file
 from vdd_ros.distill.mixture_training import DistillSettings
 from vdd_ros.distill.study.changes import with_overrides
-from vdd_ros.distill.study.settings import Row, StudyTask, folder_name
+from vdd_ros.distill.study.settings import StudyTask, folder_name
+from vdd_ros.distill.study.variants import Row
 from vdd_ros.distill.teachers.settings import TeacherSettings
 
 

@@ -15,13 +15,22 @@ from typing import Any
 from vdd_ros.core.config_io import dump_json, write_atomic
 from vdd_ros.core.errors import VddError
 from vdd_ros.distill.study import published
+from vdd_ros.distill.study.figures import of_name
 from vdd_ros.distill.study.rows import read_failures, read_rows, read_settings
-from vdd_ros.distill.study.settings import StudyTask, folder_name
-from vdd_ros.distill.study.summary import FIGURES, Interval, RowSummary, TaskSummary, summarise
+from vdd_ros.distill.study.settings import Judge, StudyTask, folder_name
+from vdd_ros.distill.study.summary import (
+    Interval,
+    RowSummary,
+    TaskSummary,
+    best_first,
+    summarise,
+)
 from vdd_ros.evaluation import study_figures
 
 TABLE = "table.md"
 RESULTS = "results.json"
+# What a student is said to gain or lose against its teacher.
+_ABOUT_TEACHERS = ("success", "entropy", "energy_score", "energy_score_acting")
 
 
 def render_study(folder: str | Path) -> Path:
@@ -73,10 +82,8 @@ def statements(table: TaskSummary) -> list[str]:
         return ["No row acts in one pass."]
     by_name = {line.row: line for line in table.rows}
     best = by_name[table.best]
-    one_pass = sorted(
-        (line for line in table.rows if line.nfe == 1), key=lambda line: -line.figures[judge].mean
-    )
-    said = f"Best one-pass policy on {judge}: {best.row}, {_shown(best.figures[judge])}."
+    title, one_pass = _judged_by(judge), [line for line in table.rows if line.nfe == 1]
+    said = f"Best one-pass policy on {title}: {best.row}, {_shown(best.figures[judge])}."
     if table.runner_up is None:
         return [said]
     runner_up = by_name[table.runner_up]
@@ -90,52 +97,67 @@ def statements(table: TaskSummary) -> list[str]:
     gaps = [
         f"{d.row} {_signed(d.figures[judge])}"
         for d in table.differences
-        if d.reference == best.row and by_name[d.row].nfe == 1
+        if d.reference == best.row and by_name[d.row].nfe <= 1
     ]
     if gaps:
-        sentences.append(f"Paired by seed, {judge} minus that of {best.row}: {'; '.join(gaps)}.")
+        name = of_name(judge).title
+        sentences.append(f"Paired by seed, {name} minus that of {best.row}: {'; '.join(gaps)}.")
     # Of the students, the best one and the best that was distilled by VDD; more is in the JSON.
-    distilled = [line for line in one_pass if line.method == "vdd"]
+    distilled = best_first(table.task, (line for line in one_pass if line.method == "vdd"))
     students = dict.fromkeys(line.row for line in (best, *distilled[:1]))
     for difference in table.differences:
         if difference.row in students and by_name[difference.reference].nfe > 1:
-            parts = [f"{n} {_signed(difference.figures[n])}" for n in ("success", "entropy")]
+            parts = [
+                f"{of_name(name).title} {_signed(difference.figures[name])}"
+                for name in _ABOUT_TEACHERS
+                if name in difference.figures
+            ]
             sentences.append(f"{difference.row} minus {difference.reference}: {', '.join(parts)}.")
     return sentences
+
+
+def _judged_by(judge: Judge) -> str:
+    figure = of_name(judge)
+    return f"{figure.title} (less is better)" if figure.lower_is_better else figure.title
 
 
 def _conditions(table: TaskSummary) -> str:
     task = table.task
     data = "scripted demonstrations" if task.data == "scripted" else Path(task.data or "").name
     seeds = sorted({seed for line in table.rows for seed in line.seeds})
-    words = [data, f"{table.n_rollouts} rollouts", f"seeds {', '.join(map(str, seeds))}"]
+    judged = f"{table.n_judged} rollouts"
+    if task.is_held_out:
+        judged = f"{table.n_judged} windows of the {100 * task.held_out:g} % of episodes held out"
+    words = [data, judged, f"seeds {', '.join(map(str, seeds))}"]
     if task.data == "scripted":
         words[0] = f"{task.episodes} {data}"
+    if task.relative:
+        words.append("actions as differences from the observation")
     if task.n_action_steps > 1:
         words.append(f"{task.n_action_steps} actions per prediction")
     return "; ".join(words)
 
 
 def _columns(table: TaskSummary) -> list[str]:
-    columns = ["policy", "passes", "seeds", "success", "entropy", f"modes of {table.n_modes}"]
-    columns += ["score", *(["reward"] if table.graded else []), *_own(table), "training CPU s"]
+    titles = {name: of_name(name).title for name in table.columns}
+    if "modes" in titles:
+        titles["modes"] = f"modes of {table.n_modes}"
+    columns = ["policy", "passes", "seeds", *titles.values(), "training CPU s"]
     if any(line.cpu_s_to_almost for line in table.rows):
-        columns.append("CPU min to 99 %")
+        columns.append(_arrival(table))
     if any(line.published for line in table.rows):
         columns.append("published [p]")
     return columns
 
 
 def _cells(table: TaskSummary, line: RowSummary) -> list[str]:
-    figures = line.figures
     cells = [line.row, str(line.nfe), str(len(line.seeds))]
-    cells += [_shown(figures["success"]), _shown(figures["entropy"])]
-    cells += [f"{figures['modes'].mean:.1f}", _shown(figures["score"])]
-    cells += [_shown(figures["reward"])] if table.graded else []
-    cells += [_shown(figures[name]) if name in figures else "-" for name in _own(table)]
+    cells += [
+        _cell(name, line.figures[name]) if name in line.figures else "-" for name in table.columns
+    ]
     allotted = f" (of {line.budget_cpu_s:g})" if line.budget_cpu_s else ""
     cells.append(f"{line.training_cpu_s.mean:.0f}{allotted}")
-    if "CPU min to 99 %" in _columns(table):
+    if _arrival(table) in _columns(table):
         arrived = line.cpu_s_to_almost
         cells.append(_minutes(arrived) if arrived else "-")
     if "published [p]" in _columns(table):
@@ -143,14 +165,21 @@ def _cells(table: TaskSummary, line: RowSummary) -> list[str]:
     return cells
 
 
-def _own(table: TaskSummary) -> list[str]:
-    """Return the names of the task's own figures."""
-    names = dict.fromkeys(name for line in table.rows for name in line.figures)
-    return [name for name in names if name not in FIGURES]
+def _arrival(table: TaskSummary) -> str:
+    lower = of_name(table.task.judge).lower_is_better
+    return "CPU min to within 1 %" if lower else "CPU min to 99 %"
 
 
-def _shown(value: Interval) -> str:
-    return f"{value.mean:.3f}" + ("" if math.isnan(value.half) else f" ± {value.half:.3f}")
+def _cell(name: str, value: Interval) -> str:
+    """Return a cell; how many modes there are needs no interval."""
+    if name == "modes":
+        return f"{value.mean:.1f}"
+    return _shown(value, of_name(name).digits)
+
+
+def _shown(value: Interval, digits: int = 3) -> str:
+    spread = "" if math.isnan(value.half) else f" ± {value.half:.{digits}f}"
+    return f"{value.mean:.{digits}f}{spread}"
 
 
 def _signed(value: Interval) -> str:
@@ -175,18 +204,26 @@ def _document(table: TaskSummary) -> dict[str, Any]:
 def _draw(folder: Path, table: TaskSummary) -> Sequence[str]:
     """Write the pictures of one table; none where matplotlib is missing."""
     judge = table.task.judge
-    shown = tuple(dict.fromkeys((judge, "success", "entropy")))
+    in_picture = ("success", "entropy", "nll", "coverage_90")
+    shown = [judge, *(name for name in in_picture if name in table.columns and name != judge)]
     names = {
         name: folder_name(f"{name}-{table.task.name}") + ".png" for name in ("rows", "curves")
     }
     figures = [
         study_figures.Line(
             name=line.row,
-            values={n: (line.figures[n].mean, line.figures[n].half) for n in shown},
+            values={
+                of_name(n).title: (line.figures[n].mean, line.figures[n].half)
+                for n in shown
+                if n in line.figures
+            },
             cpu_s=[band.cpu_s for band in line.curve],
             curve={
-                n: [(band.figures[n].mean, band.figures[n].half) for band in line.curve]
+                of_name(n).title: [
+                    (band.figures[n].mean, band.figures[n].half) for band in line.curve
+                ]
                 for n in shown
+                if n in line.curve[-1].figures
             },
             published=_success_published(table.task, line),
         )
@@ -200,7 +237,9 @@ def _draw(folder: Path, table: TaskSummary) -> Sequence[str]:
         }
         if any(len(line.cpu_s) > 1 for line in figures):
             pictures[names["curves"]] = study_figures.curve_figure(
-                figures, title=f"{table.task.name}: learning curves"
+                figures,
+                title=f"{table.task.name}: learning curves",
+                shares=[of_name(name).title for name in shown if of_name(name).is_share],
             )
     except VddError:
         return ()

@@ -4,35 +4,32 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from vdd_ros.core.config_io import dump_json, from_dict, load_json, write_atomic
 from vdd_ros.core.errors import VddError
-from vdd_ros.distill.study.settings import StudyMethod, StudySettings
+from vdd_ros.distill.study.settings import StudySettings
+from vdd_ros.distill.study.variants import StudyMethod
 
 ROWS = "rows.jsonl"
 FAILED = "failed.jsonl"
 CLAIM = "study.json"
-CURVE_FIGURES = ("success", "entropy", "score", "reward")
+_EARLIER = ("success", "entropy", "modes", "score", "reward")
+"""Fields of rows that were written before figures had names."""
 
 
 @dataclass(frozen=True)
 class CurvePoint:
-    """Closed-loop figures at one moment of a training."""
+    """Figures at one moment of a training."""
 
     iteration: int
     """Iterations done."""
     cpu_s: float
     """Processor seconds of training spent, preparation included, evaluations not."""
-    success: float
-    """Share of rollouts that reached the goal."""
-    entropy: float
-    """Entropy of the modes of successful rollouts over log(n_modes)."""
-    score: float
-    """.8 success + .2 entropy."""
-    reward: float
-    """Mean of the task's own graded measure."""
+    figures: dict[str, float]
+    """By name; see `figures.KNOWN`."""
 
 
 @dataclass(frozen=True)
@@ -44,48 +41,31 @@ class StudyRow:
     row: str
     """Name of the row, as the table prints it."""
     method: StudyMethod
-    """teacher, or how the student was trained."""
+    """teacher, how the student was trained, or what was not trained at all."""
     teacher: str
-    """Family of the teacher: edm, ddpm, ..."""
+    """Family of the teacher: edm, ddpm, ...; none for what needs none."""
     seed: int
     """Training seed."""
     nfe: int
-    """Network passes per action."""
-    success: float
-    """Share of rollouts that reached the goal."""
-    entropy: float
-    """Entropy of the modes of successful rollouts over log(n_modes)."""
-    modes: int
-    """Different modes among the successful rollouts."""
-    n_modes: int
-    """Modes the task counts."""
-    score: float
-    """.8 success + .2 entropy."""
-    reward: float
-    """Mean of the task's own graded measure, 0..1."""
-    n_rollouts: int
-    """Rollouts the figures rest on."""
+    """Network passes per action; 0 for what has no network."""
+    figures: dict[str, float]
+    """By name: those of `figures.KNOWN` that apply, and the task's own."""
+    n_judged: int
+    """Rollouts, or held-out windows, that the figures rest on."""
     n_iters: int
     """Iterations of the training."""
     training_cpu_s: float
     """Processor seconds of the training; for a student its teacher's is not included."""
+    n_modes: int | None = None
+    """Modes the task counts; null where there are none to count."""
     budget_cpu_s: float | None = None
     """Processor seconds that were allotted; null where iterations were."""
-    extra: dict[str, float] = field(default_factory=dict)
-    """The task's own figures by name."""
     curve: tuple[CurvePoint, ...] = ()
     """Figures along the training."""
 
     def whole_curve(self) -> tuple[CurvePoint, ...]:
         """Return the curve with the row's own figures as its last point."""
-        end = CurvePoint(
-            iteration=self.n_iters,
-            cpu_s=self.training_cpu_s,
-            success=self.success,
-            entropy=self.entropy,
-            score=self.score,
-            reward=self.reward,
-        )
+        end = CurvePoint(self.n_iters, self.training_cpu_s, self.figures)
         return (*(p for p in self.curve if p.iteration < self.n_iters), end)
 
 
@@ -117,7 +97,27 @@ def read_rows(folder: Path) -> Iterator[StudyRow]:
     """
     for path in sorted(folder.glob(f"*/{ROWS}")):
         for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-            yield load_json(StudyRow, line, where=f"{path}:{number}")
+            yield _row(line, where=f"{path}:{number}")
+
+
+def _row(line: str, *, where: str) -> StudyRow:
+    """Parse a line, also one of an earlier study, whose figures are fields of their own."""
+    try:
+        raw = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise VddError(f"{where}: not valid JSON ({error})") from None
+    if isinstance(raw, dict) and "figures" not in raw:
+        raw = _gathered(raw)
+        raw["n_judged"] = raw.pop("n_rollouts", None)
+        raw["figures"] |= raw.pop("extra", {})
+        raw["curve"] = [_gathered(point) for point in raw.get("curve", [])]
+    return from_dict(StudyRow, raw, where=where)
+
+
+def _gathered(raw: dict[str, Any]) -> dict[str, Any]:
+    """Move figures that stand among other things into a dictionary of their own."""
+    kept = {name: value for name, value in raw.items() if name not in _EARLIER}
+    return kept | {"figures": {name: raw[name] for name in _EARLIER if name in raw}}
 
 
 def read_failures(folder: Path) -> Iterator[Failure]:

@@ -28,7 +28,8 @@ from vdd_ros.core.errors import VddError, did_you_mean
 from vdd_ros.distill.study.changes import chosen, conflicts
 from vdd_ros.distill.study.render import render_study
 from vdd_ros.distill.study.rows import CLAIM, read_settings
-from vdd_ros.distill.study.settings import Row, StudySettings, StudyTask
+from vdd_ros.distill.study.settings import StudySettings, StudyTask
+from vdd_ros.distill.study.variants import Row
 
 # Time to reach the end of an iteration and to write a checkpoint.
 _GRACE_S = 15.0
@@ -126,8 +127,8 @@ def check(
         VddError: a missing or wrong settings file, an override that does not fit, a method that
             is not there, recordings that cannot be used.
     """
-    from vdd_ros.data.npz import load_demonstrations
     from vdd_ros.distill.pipeline import METHODS
+    from vdd_ros.distill.study.judging import load
     from vdd_ros.distill.study.recipes import student_settings, teacher_settings
 
     for task in settings.tasks if tasks is None else tasks:
@@ -138,10 +139,12 @@ def check(
                 "to compute with --tasks"
             )
         if task.data != "scripted":  # those of the scripted expert are yet to be made
-            load_demonstrations(task.data, task=task.task, level=task.level)
+            demos = load(task)
+            if task.is_held_out:
+                demos.split(1 - task.held_out, 0)
         for row in settings.resolved() if rows is None else rows:
             teacher_settings(task, row, seed=0)
-            if not row.is_teacher:
+            if not (row.is_teacher or row.is_reference):
                 if row.method not in METHODS:
                     raise VddError(
                         f"row '{row.name}': method '{row.method}' is not there"

@@ -8,17 +8,17 @@ demonstrations and teacher, so their common luck cancels.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 
 from vdd_ros.distill.study import published
+from vdd_ros.distill.study.figures import goodness, in_order
 from vdd_ros.distill.study.rows import CurvePoint, StudyRow
 from vdd_ros.distill.study.settings import Judge, StudySettings, StudyTask
 
 # 97.5 % quantiles of Student's t by degrees of freedom: a table of ten beats a dependency.
 _T975 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
-FIGURES = ("success", "entropy", "modes", "score", "reward")
 ALMOST = 0.99
 """Share of the final figure that counts as having arrived."""
 
@@ -48,7 +48,7 @@ class CurveBand:
     cpu_s: float
     """Processor seconds of training spent, mean over seeds."""
     figures: dict[str, Interval]
-    """success, entropy, score and reward."""
+    """Those that all points, or both rows, have, by name."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class RowSummary:
     seeds: tuple[int, ...]
     """Training seeds it rests on."""
     figures: dict[str, Interval]
-    """success, entropy, modes, score, reward, and the task's own."""
+    """By name, in the order of `figures.KNOWN`, then the task's own."""
     training_cpu_s: Interval
     """Processor seconds of the training."""
     budget_cpu_s: float | None
@@ -88,7 +88,7 @@ class Difference:
     reference: str
     """With what."""
     figures: dict[str, Interval]
-    """success, entropy, score and reward."""
+    """Those that all points, or both rows, have, by name."""
 
 
 @dataclass(frozen=True)
@@ -97,16 +97,16 @@ class TaskSummary:
 
     task: StudyTask
     """What it is about."""
-    n_modes: int
-    """Modes the task counts."""
-    graded: bool
-    """Whether the reward says more than the success."""
-    n_rollouts: int
-    """Rollouts per policy."""
+    n_modes: int | None
+    """Modes the task counts; null where there are none to count."""
+    columns: tuple[str, ...]
+    """Figures worth a column, by name: a reward that says what the success says is not."""
+    n_judged: int
+    """Rollouts per policy, or held-out windows."""
     rows: tuple[RowSummary, ...]
     """Lines in the order of the settings."""
     best: str | None
-    """The one-pass row with the highest mean of the judged figure."""
+    """The one-pass row with the best mean of the judged figure."""
     runner_up: str | None
     """The next."""
     separated: bool | None
@@ -129,16 +129,17 @@ def interval(values: Sequence[float]) -> Interval:
 
 
 def cpu_s_to_almost(curve: Sequence[CurvePoint], judge: Judge) -> float:
-    """Return the processor seconds from which on the figure stays above 99 % of its last value.
+    """Return the processor seconds from which on the figure stays within 1 % of its last value.
 
-    Between two points the curve is taken as straight; a curve that begins above has arrived by
-    its first point. NaN where there is nothing to arrive at: a curve of one point, or a final
-    figure of zero.
+    That is above 99 % of it; where less is better, below 1/.99 of it. Between two points the
+    curve is taken as straight; a curve that begins there has arrived by its first point. NaN
+    where there is nothing to arrive at: a curve of one point, points without the figure, or a
+    final figure of zero.
     """
-    values = [getattr(point, judge) for point in curve]
-    if len(curve) < 2 or values[-1] <= 0:
+    values = [goodness(judge, point.figures.get(judge, math.nan)) for point in curve]
+    if len(curve) < 2 or values[-1] == 0 or any(map(math.isnan, values)):
         return math.nan
-    goal = ALMOST * values[-1]
+    goal = values[-1] * (ALMOST if values[-1] > 0 else 1 / ALMOST)
     below = [index for index, value in enumerate(values) if value < goal]
     if not below:
         return curve[0].cpu_s
@@ -176,9 +177,7 @@ def _table(
     for name, group in groups.items():
         stands_beside = asked[name].published_method(group[0].teacher)
         lines.append(_line(task, group, published.cell(task.published, stands_beside)))
-    one_pass = sorted(
-        (line for line in lines if line.nfe == 1), key=lambda line: -line.figures[task.judge].mean
-    )
+    one_pass = best_first(task, (line for line in lines if line.nfe == 1))
     best, runner_up, separated = (one_pass[0] if one_pass else None), None, None
     if best and len(one_pass) > 1:
         runner_up = one_pass[1]
@@ -188,14 +187,30 @@ def _table(
     return TaskSummary(
         task=task,
         n_modes=every[0].n_modes,
-        graded=any(abs(row.reward - row.success) > 1e-9 for row in every),
-        n_rollouts=every[0].n_rollouts,
+        columns=_columns(every),
+        n_judged=every[0].n_judged,
         rows=tuple(lines),
         best=best.row if best else None,
         runner_up=runner_up.row if runner_up else None,
         separated=separated,
         differences=tuple(_differences(settings, groups, best.row if best else None)),
     )
+
+
+def best_first(task: StudyTask, lines: Iterable[RowSummary]) -> list[RowSummary]:
+    """Return lines by the mean of the figure the task is judged by."""
+    judge = task.judge
+    return sorted(lines, key=lambda line: -goodness(judge, line.figures[judge].mean))
+
+
+def _columns(rows: list[StudyRow]) -> tuple[str, ...]:
+    """Return the figures that any row has; a reward only where it is not the success again."""
+    names = in_order(name for row in rows for name in row.figures)
+    said_twice = all(
+        abs(row.figures.get("reward", 0.0) - row.figures.get("success", 0.0)) < 1e-9
+        for row in rows
+    )
+    return tuple(name for name in names if name != "reward" or not said_twice)
 
 
 def _line(
@@ -209,8 +224,10 @@ def _line(
         method=first.method,
         nfe=first.nfe,
         seeds=tuple(row.seed for row in group),
-        figures={name: interval([float(getattr(row, name)) for row in group]) for name in FIGURES}
-        | {name: interval([row.extra[name] for row in group]) for name in first.extra},
+        figures={
+            name: interval([row.figures[name] for row in group])
+            for name in in_order(_shared(row.figures for row in group))
+        },
         training_cpu_s=interval([row.training_cpu_s for row in group]),
         budget_cpu_s=first.budget_cpu_s,
         n_iters=tuple(row.n_iters for row in group),
@@ -224,11 +241,11 @@ def _band(curves: list[tuple[CurvePoint, ...]]) -> tuple[CurveBand, ...]:
     """Join the seeds' curves point by point; what only some of them have is left out."""
     shared = set.intersection(*({p.iteration for p in curve[:-1]} for curve in curves))
     kept = [[p for p in curve[:-1] if p.iteration in shared] + [curve[-1]] for curve in curves]
-    names = ("success", "entropy", "score", "reward")
+    names = _shared(point.figures for points in kept for point in points)
     return tuple(
         CurveBand(
             cpu_s=fmean(point.cpu_s for point in points),
-            figures={name: interval([getattr(p, name) for p in points]) for name in names},
+            figures={name: interval([p.figures[name] for p in points]) for name in names},
         )
         for points in zip(*kept, strict=True)
     )
@@ -243,16 +260,24 @@ def _differences(
     for name in groups:
         for other in groups:
             same = asked[other].teacher == asked[name].teacher
-            if asked[other].is_teacher and not asked[name].is_teacher and same:
+            is_student = not (asked[name].is_teacher or asked[name].is_reference)
+            if asked[other].is_teacher and is_student and same:
                 pairs.append((name, other))
     found = []
     for name, other in dict.fromkeys(pairs):
         references = {row.seed: row for row in groups[other]}
         matched = [(row, references[row.seed]) for row in groups[name] if row.seed in references]
         if matched:
+            shared = _shared(row.figures for match in matched for row in match)
             figures = {
-                figure: interval([getattr(a, figure) - getattr(b, figure) for a, b in matched])
-                for figure in ("success", "entropy", "score", "reward")
+                name: interval([a.figures[name] - b.figures[name] for a, b in matched])
+                for name in shared
             }
             found.append(Difference(name, other, figures))
     return found
+
+
+def _shared(every: Iterable[Mapping[str, float]]) -> list[str]:
+    """Return the names that all have, in the order of the first."""
+    first, *others = every
+    return [name for name in first if all(name in figures for figures in others)]
