@@ -19,13 +19,11 @@ from vdd_ros.core.errors import VddError
 from vdd_ros.tasks import optional
 from vdd_ros.tasks.metrics import mode_entropy, task_metrics
 from vdd_ros.tasks.protocol import Task, make_task
-from vdd_ros.tasks.pusht import (
+from vdd_ros.tasks.pusht import GOAL_POSE, WINDOW_PX, PushTTask
+from vdd_ros.tasks.pusht_geometry import (
     CENTRE_OF_MASS,
     FINGER_RADIUS_PX,
-    GOAL_POSE,
     OUTLINE,
-    WINDOW_PX,
-    PushTTask,
     contact_gap,
     contact_mode,
     first_contact_mode,

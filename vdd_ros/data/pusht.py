@@ -28,8 +28,9 @@ ARRAYS = ("state", "action", "episode_ends")
 def load_pusht_human(path: str | Path) -> Demonstrations:
     """Read the human demonstrations as the task sees them, with the mode of every episode.
 
-    Observations are those of `vdd_ros.tasks.pusht.observe`, so that angles do not jump; modes are
-    the directions of the first contact, found in the recorded states exactly as in a rollout's.
+    Observations are those of `vdd_ros.tasks.pusht_geometry.observe`, so that angles do not jump;
+    modes are the directions of the first contact, found in the recorded states exactly as in a
+    rollout's.
 
     Raises:
         VddError: no such file, an array missing, or of a wrong shape or type, or holding numbers
@@ -58,7 +59,8 @@ def pusht_demonstrations(arrays: Mapping[str, NDArray[Any]], path: str | Path) -
     for name, table in (("state", state), ("action", action)):
         require_finite(table, f"{path}: {name}")
     # Imported late: the tasks' own demonstrations are built from this room's words.
-    from vdd_ros.tasks.pusht import WINDOW_PX, first_contact_mode, observe
+    from vdd_ros.tasks.pusht import WINDOW_PX
+    from vdd_ros.tasks.pusht_geometry import first_contact_mode, observe
 
     if action.min() < 0.0 or action.max() > WINDOW_PX:
         raise VddError(
