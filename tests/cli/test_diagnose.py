@@ -6,9 +6,11 @@ import json
 import shlex
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from vdd_ros.cli import main as cli
+from vdd_ros.tasks.avoiding_expert import scripted_demonstrations
 
 pytest.importorskip("torch", reason="training needs torch")
 
@@ -108,6 +110,23 @@ def test_mistakes_are_named(
     assert code == 2
     assert message in err
     assert out == ""
+
+
+def test_demonstrations_in_other_units_are_refused(
+    folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    demos = scripted_demonstrations(4, seed=0)
+    np.savez(
+        folder / "millimetres.npz",
+        observation=1000 * demos.observation,
+        action=1000 * demos.action,
+        episode_ends=demos.episode_ends,
+    )
+    words = f"diagnose {folder}/student --data {folder}/millimetres.npz --states 8"
+    code, _, err = _run(words, capfd)
+    assert code == 2
+    assert "millimetres.npz: observation column" in err
+    assert "does not fit the student" in err
 
 
 def test_toys_print_their_table(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -106,7 +106,7 @@ def test_a_teacher_is_exported_too_but_has_no_density(
     assert written["evaluation"] == {}
 
 
-@pytest.mark.parametrize("method", ["cd", "ctm", "imc"])
+@pytest.mark.parametrize("method", ["em", "em-teacher", "imc", "cd", "ctm"])
 def test_a_rival_becomes_a_policy_file_that_acts(
     method: str, folder: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -116,11 +116,11 @@ def test_a_rival_becomes_a_policy_file_that_acts(
     learned, said = _run(f"{words} --evaluate-every 40", capfd)
     assert learned["method"] == method
     assert "closed loop: success" in said
-    if method != "imc":
+    if method in ("cd", "ctm"):
         assert cli.main(shlex.split("export r --out r.onnx --density --rollouts 0")) == 2
         assert "no closed form" in capfd.readouterr().err
     written, _ = _run("export r --out r.onnx --rollouts 12", capfd)
-    assert written["kind"] == ("moe" if method == "imc" else "denoiser")
+    assert written["kind"] == ("denoiser" if method in ("cd", "ctm") else "moe")
     figures, _ = _run("evaluate r.onnx --rollouts 8", capfd)
     assert figures["rollouts"] == 8
     assert cli.main(shlex.split("evaluate r.onnx --rollouts 8 --nfe 16")) == 2
@@ -136,11 +136,36 @@ def _demonstrations(path: Path, *, spoil: bool = False) -> Path:
     return path
 
 
-def _arm(path: Path) -> None:
+def _arm(path: Path, *, odd: bool = False) -> None:
     """Recordings of a robot that is not simulated here: seven observed values, three actions."""
     rng = np.random.default_rng(0)
     observation, action = rng.normal(size=(40, 7)), rng.normal(size=(40, 3))
-    np.savez(path, observation=observation, action=action, episode_ends=[20, 40])
+    if odd:
+        observation[:, 4], action[:, 2] = 9.81, 0.0
+    np.savez(path, observation=observation, action=action, episode_ends=[20, 23, 40])
+
+
+def test_what_is_odd_about_demonstrations_is_said_before_training(
+    folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """By file, table and column; a plain recording is passed without a word."""
+    (folder / "chunks.yaml").write_text(TEACHER_YAML + "horizon: 4\n", encoding="utf-8")
+    _arm(folder / "plain.npz")
+    _arm(folder / "odd.npz", odd=True)
+    words = "train-teacher --config {} --iterations 5 --data {} --out {}"
+    quiet, said = _run(words.format("teacher.yaml", "plain.npz", "quiet"), capfd)
+    assert "note" not in said
+    assert quiet["notes"] == []
+    for line, run in (
+        (words.format("chunks.yaml", "odd.npz", "t"), "t"),
+        ("distill --teacher t --config student.yaml --data odd.npz --out s", "s"),
+    ):
+        answer, said = _run(line, capfd)
+        assert "odd.npz: observation column 4 (9.81) of 7 never changes" in said
+        assert "odd.npz: action column 2 (0) of 3 never changes" in said
+        assert "odd.npz: 1 of 3 episodes are shorter than the chunk of 4" in said
+        assert len(answer["notes"]) == 3  # type: ignore[arg-type]
+        assert answer["run"] == run
 
 
 def test_a_robot_that_is_not_simulated_is_learnt_and_exported_too(

@@ -336,6 +336,10 @@ def test_a_student_is_not_a_teacher_and_teachers_must_fit(demos, tmp_path):
     )  # fmt: skip
     with pytest.raises(VddError, match="another robot: 3 observation and 2 action"):
         distill(tmp_path / "teacher", wide, TINY_STUDENT, out_dir=tmp_path / "x")
+    for name, table in (("observation", demos.observation), ("action", demos.action)):
+        millimetres = replace(demos, **{name: 1000 * table})
+        with pytest.raises(VddError, match=f"a toy: {name} column . does not fit the teacher"):
+            distill(tmp_path / "teacher", millimetres, TINY_STUDENT, out_dir=tmp_path / "x")
     asked = DistillSettings(n_obs_steps=5)
     with pytest.raises(VddError, match=r"n_obs_steps: got 5, but the teacher has 1"):
         distill(tmp_path / "teacher", demos, asked, out_dir=tmp_path / "x")

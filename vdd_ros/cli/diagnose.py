@@ -108,11 +108,13 @@ def normalised_windows(
     """Cut demonstrations into the student's windows, in its units.
 
     Raises:
-        VddError: observations or actions of another length.
+        VddError: observations or actions of another length, or in other units.
     """
     import torch
 
     from vdd_ros.core.errors import VddError
+    from vdd_ros.core.normalizer import Normalizer
+    from vdd_ros.data.inspection import require_same_units
     from vdd_ros.data.windows import make_windows
 
     expected, found = (student.dim_obs, student.dim_act), (demos.dim_obs, demos.dim_act)
@@ -121,6 +123,12 @@ def normalised_windows(
             f"{demos.source}: {found[0]} observation and {found[1]} action components, the "
             f"student has {expected[0]} and {expected[1]}; give the demonstrations of its task"
         )
+    for table, affine, name in (
+        (demos.observation, student.observation, "observation"),
+        (demos.action, student.action, "action"),
+    ):
+        known = Normalizer(affine.offset.numpy(), affine.scale.numpy())
+        require_same_units(table, known, what=f"{demos.source}: {name}", whose="the student")
     windows = make_windows(demos, n_obs_steps=student.n_obs_steps, horizon=student.horizon)
     with torch.no_grad():
         obs = student.observation.normalize(torch.as_tensor(windows.observation))

@@ -36,6 +36,7 @@ class Distill(DataOptions):
         require_torch("vdd distill")
         from vdd_ros.core.config_io import load_yaml, to_dict
         from vdd_ros.core.shipped import shipped_file
+        from vdd_ros.distill import checkpoint
         from vdd_ros.distill.evaluation import student_policy
         from vdd_ros.distill.mixture_training import DistillSettings
         from vdd_ros.distill.pipeline import distill
@@ -43,6 +44,10 @@ class Distill(DataOptions):
         settings = load_yaml(DistillSettings, self.config or shipped_file(DEFAULT_CONFIG))
         settings = replace(settings, **self.overrides())  # type: ignore[arg-type]
         demos = self.demonstrations()
+        horizon = settings.horizon or (
+            checkpoint.read_info(self.teacher).horizon if self.teacher else 1
+        )
+        notes = self.inspect(demos, horizon=horizon, pad=settings.pad)
         with resume_line(as_typed("distill", self, resume=True)):
             result = distill(
                 self.teacher,
@@ -60,6 +65,7 @@ class Distill(DataOptions):
             "training_cpu_s": result.training_cpu_s,
             "data_hash": demos.data_hash(),
             "settings": to_dict(settings),
+            "notes": list(notes),
         }
         text = f"{self.method} student in {result.folder}, {result.training_cpu_s:.0f} CPU-seconds"
         return Answer(

@@ -67,6 +67,15 @@ class DataOptions:
         say(f"{demos.n_episodes} demonstrations, {len(demos)} steps: {demos.source}")
         return demos
 
+    def inspect(self, demos: Demonstrations, *, horizon: int, pad: bool) -> tuple[str, ...]:
+        """Say what is odd about the demonstrations, before time is spent on them."""
+        from vdd_ros.data.inspection import constant_columns, short_episodes
+
+        notes = (*constant_columns(demos), *short_episodes(demos, horizon=horizon, pad=pad))
+        for note in notes:
+            say(f"note: {note}")
+        return notes
+
     def same_data(self) -> str:
         """Return the options that make another command use the same demonstrations."""
         words: list[str] = []
@@ -130,6 +139,7 @@ class TrainTeacher(DataOptions):
         settings = load_yaml(TeacherSettings, self.config or shipped_file(DEFAULT_CONFIG))
         settings = replace(settings, **self.overrides())  # type: ignore[arg-type]
         demos = self.demonstrations()
+        notes = self.inspect(demos, horizon=settings.horizon, pad=settings.pad)
         with resume_line(as_typed("train-teacher", self, resume=True)):
             result = train_teacher(
                 demos,
@@ -146,7 +156,7 @@ class TrainTeacher(DataOptions):
             "training_cpu_s": result.training_cpu_s,
             "data_hash": demos.data_hash(),
             "settings": to_dict(settings),
-            "notes": list(result.notes),
+            "notes": [*notes, *result.notes],
         }
         text = f"teacher in {result.folder}, {result.training_cpu_s:.0f} CPU-seconds"
         return Answer(

@@ -16,6 +16,7 @@ from vdd_ros import __version__
 from vdd_ros.core.errors import VddError, did_you_mean
 from vdd_ros.core.normalizer import Normalizer
 from vdd_ros.data.demonstrations import Demonstrations
+from vdd_ros.data.inspection import require_same_units
 from vdd_ros.data.windows import make_windows
 from vdd_ros.distill import checkpoint
 from vdd_ros.distill.augmentation import NoiseSettings, ObservationNoise
@@ -224,6 +225,12 @@ def _fit_to_teacher(
             f"the teacher was trained on {teacher.dim_obs} and {teacher.dim_act}; use the "
             "demonstrations it was trained on"
         )
+    for table, affine, name in (
+        (demos.observation, teacher.observation, "observation"),
+        (demos.action, teacher.action, "action"),
+    ):
+        known = Normalizer(affine.offset.numpy(), affine.scale.numpy())
+        require_same_units(table, known, what=f"{demos.source}: {name}", whose="the teacher")
     for name in ("n_obs_steps", "horizon"):
         asked, has = getattr(settings, name), getattr(teacher, name)
         if asked is not None and asked != has:
