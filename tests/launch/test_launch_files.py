@@ -13,7 +13,8 @@ import yaml
 
 pytest.importorskip("rclpy", reason="the parameter table needs the ROS 2 messages")
 
-from vdd_ros.nodes.parameters import SAMPLER, SELECTION, SHELL, SIM, Spec
+from vdd_ros.nodes.declaration import Spec
+from vdd_ros.nodes.parameters import SAMPLER, SELECTION, SHELL, SIM
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = sorted((ROOT / "launch").glob("*.launch.py"))

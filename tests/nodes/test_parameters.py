@@ -12,16 +12,8 @@ from rclpy.parameter import Parameter
 
 from vdd_ros.core.errors import VddError
 from vdd_ros.core.gating import SelectionSettings
-from vdd_ros.nodes.parameters import (
-    SAMPLER,
-    SELECTION,
-    SHELL,
-    SIM,
-    Spec,
-    declare,
-    parse_value,
-    read,
-)
+from vdd_ros.nodes.declaration import Spec, declare, parse_value, read
+from vdd_ros.nodes.parameters import SAMPLER, SELECTION, SHELL, SIM
 from vdd_ros.runtime.diffusion_policy import DiffusionSettings
 from vdd_ros.tasks.avoiding import LEVELS
 

@@ -15,7 +15,7 @@ from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 
 from vdd_ros.core.shipped import shipped_file
-from vdd_ros.nodes.parameters import Spec, parse_value
+from vdd_ros.nodes.declaration import Spec, parse_value
 
 
 def text(context: LaunchContext, name: str) -> str:

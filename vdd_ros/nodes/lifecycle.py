@@ -25,8 +25,9 @@ from vdd_ros.core.config_io import load_yaml
 from vdd_ros.core.contract import PolicyContract
 from vdd_ros.core.errors import VddError
 from vdd_ros.core.safety import SafetyLevel
+from vdd_ros.nodes.declaration import Check, Spec, declare
 from vdd_ros.nodes.executor import EXIT_USER_ERROR, SPIN_TIMEOUT_S
-from vdd_ros.nodes.parameters import SHELL, Check, Spec, declare
+from vdd_ros.nodes.parameters import SHELL
 from vdd_ros.nodes.wiring import Loaded, RunSettings, Wiring
 
 _Inherited = Callable[[LifecycleState], TransitionCallbackReturn]

@@ -1,74 +1,16 @@
-"""The parameters of the nodes, declared once: name, default, description, range, choices.
-
-`declare` turns the table into ROS parameters with descriptors, so that ``ros2 param describe``
-says what the documentation says, and refuses bad values with a reason.
-"""
+"""The parameters of the nodes, a line each: name, default, description, range, choices."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from typing import Any
+from vdd_ros.nodes.declaration import Spec
 
-from rcl_interfaces.msg import (
-    FloatingPointRange,
-    IntegerRange,
-    ParameterDescriptor,
-    SetParametersResult,
+EXECUTOR = Spec(
+    "executor",
+    "auto",
+    "events is the fastest but newer; auto takes it where it works, else single.",
+    choices=("auto", "events", "single"),
 )
-from rclpy.exceptions import (
-    InvalidParameterTypeException,
-    InvalidParameterValueException,
-)
-from rclpy.node import Node
-from rclpy.parameter import Parameter
-
-from vdd_ros.core.errors import VddError, did_you_mean
-
-Value = bool | int | float | str
-
-
-@dataclass(frozen=True)
-class Spec:
-    """One parameter."""
-
-    name: str
-    """ROS name."""
-    default: Value
-    """Its type is the parameter's type."""
-    description: str
-    """For people; shown by ``ros2 param describe``."""
-    low: float | None = None
-    """Smallest allowed number."""
-    high: float | None = None
-    """Largest allowed number."""
-    choices: tuple[str, ...] = ()
-    """Allowed texts; empty for any."""
-    changeable: bool = False
-    """May be set while the node runs; all others are read when the node starts."""
-
-    def descriptor(self) -> ParameterDescriptor:
-        """Return the ROS descriptor."""
-        made = ParameterDescriptor(description=self.description, read_only=not self.changeable)
-        if self.choices:
-            made.additional_constraints = f"one of: {', '.join(self.choices)}"
-        if self.low is not None and self.high is not None:
-            if isinstance(self.default, float):
-                made.floating_point_range = [
-                    FloatingPointRange(from_value=float(self.low), to_value=float(self.high))
-                ]
-            else:
-                made.integer_range = [
-                    IntegerRange(from_value=int(self.low), to_value=int(self.high))
-                ]
-        return made
-
-    def fault(self, value: object) -> str:
-        """Return why a value of the right type is refused; empty when it is not."""
-        if self.choices and value not in self.choices:
-            return f"{self.name}: got '{value}'{did_you_mean(str(value), self.choices)}"
-        return ""
-
+"""What runs a node's callbacks; the same for every node."""
 
 SHELL = (
     Spec("policy", "", "Policy file (.onnx). Empty: the one shipped with the package."),
@@ -113,12 +55,7 @@ SHELL = (
         low=1,
         high=64,
     ),
-    Spec(
-        "executor",
-        "auto",
-        "events is the fastest but newer; auto takes it where it works, else single.",
-        choices=("auto", "events", "single"),
-    ),
+    EXECUTOR,
     Spec("frame_id", "", "Put into the header of stamped commands."),
     Spec(
         "discovery_s",
@@ -233,110 +170,6 @@ SIM = (
         "hears the robot, since two nodes may find each other seconds apart.",
     ),
     Spec("publish_clock", False, "Publish /clock at speed 1.0 too, for nodes with use_sim_time."),
-    Spec(
-        "executor",
-        "auto",
-        "events is the fastest but newer; auto takes it where it works, else single.",
-        choices=("auto", "events", "single"),
-    ),
+    EXECUTOR,
 )
 """Parameters of the simulated robot."""
-
-_TRUE, _FALSE = ("true", "1", "yes", "on"), ("false", "0", "no", "off")
-
-Check = Callable[[dict[str, Any]], str]
-"""From the parameters as they would be to a reason against them, or an empty text."""
-
-
-def declare(node: Node, specs: Iterable[Spec], check: Check | None = None) -> None:
-    """Declare parameters and refuse bad values, at start and later.
-
-    Args:
-        node: owns the parameters.
-        specs: the table.
-        check: looks at all of them together, after a change.
-
-    Raises:
-        VddError: a value given at start has the wrong type, is out of range or not a choice, or
-            its name is a misspelt one of the table.
-    """
-    table = {spec.name: spec for spec in specs}
-    for spec in table.values():
-        try:
-            value = node.declare_parameter(spec.name, spec.default, spec.descriptor()).value
-        except InvalidParameterTypeException as error:
-            raise VddError(
-                f"{error}; write {_example(spec)}, as ROS parameters do not change their type"
-            ) from None
-        except InvalidParameterValueException as error:
-            raise VddError(
-                f"{spec.name}: {error}; allowed: {spec.low:g} to {spec.high:g}"
-                if spec.low is not None
-                else f"{spec.name}: {error}"
-            ) from None
-        fault = spec.fault(value)
-        if fault:
-            raise VddError(fault)
-
-    _refuse_misspelt(node, table)
-
-    def on_set(changes: list[Parameter]) -> SetParametersResult:
-        for change in changes:
-            if change.name in table:
-                fault = table[change.name].fault(change.value)
-                if fault:
-                    return SetParametersResult(successful=False, reason=fault)
-        if check is not None:
-            wanted = read(node, table.values())
-            wanted |= {c.name: c.value for c in changes if c.name in table}
-            reason = check(wanted)
-            if reason:
-                return SetParametersResult(successful=False, reason=reason)
-        return SetParametersResult(successful=True)
-
-    node.add_on_set_parameters_callback(on_set)
-
-
-def read(node: Node, specs: Iterable[Spec]) -> dict[str, Any]:
-    """Return the present values by name."""
-    return {spec.name: node.get_parameter(spec.name).value for spec in specs}
-
-
-def parse_value(name: str, given: str, like: Value) -> Value:
-    """Convert the text of an argument to the type of ``like``.
-
-    Raises:
-        VddError: the text is not of that type.
-    """
-    if isinstance(like, bool):
-        if given.lower() in _TRUE + _FALSE:
-            return given.lower() in _TRUE
-        raise VddError(f"{name}: got '{given}', expected true or false")
-    if isinstance(like, str):
-        return given
-    try:
-        return type(like)(given)
-    except ValueError:
-        kind = "a whole number" if isinstance(like, int) else "a number"
-        raise VddError(f"{name}: got '{given}', expected {kind}") from None
-
-
-def _example(spec: Spec) -> str:
-    kind = {bool: "true or false", int: "a whole number like 1", float: "a decimal like 60.0"}
-    return f"{spec.name} as {kind.get(type(spec.default), 'a text')}"
-
-
-def _refuse_misspelt(node: Node, table: dict[str, Spec]) -> None:
-    """Look through parameters given at start that no node declares; ROS ignores them silently.
-
-    A near miss is an error: ``rolle: shadow`` would otherwise move a robot. Others are a warning,
-    since one YAML file may serve several nodes.
-    """
-    given: dict[str, object] = getattr(node, "_parameter_overrides", {})
-    for name in given:
-        if name in table or node.has_parameter(name) or name.startswith("qos_overrides."):
-            continue
-        hint = did_you_mean(name, table)
-        if "did you mean" in hint:
-            raise VddError(f"unknown parameter '{name}'{hint}")
-        node.get_logger().warning(f"parameter '{name}' is not one of this node and is ignored")

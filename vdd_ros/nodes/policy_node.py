@@ -10,9 +10,10 @@ from rclpy.parameter import Parameter
 from vdd_ros.core.errors import VddError
 from vdd_ros.core.gating import ExpertSelector, SelectionSettings
 from vdd_ros.core.shipped import STUDENT, shipped_file
+from vdd_ros.nodes.declaration import read
 from vdd_ros.nodes.executor import run_node
 from vdd_ros.nodes.lifecycle import PolicyShell, node_contract
-from vdd_ros.nodes.parameters import SELECTION, read
+from vdd_ros.nodes.parameters import SELECTION
 from vdd_ros.nodes.wiring import Loaded
 from vdd_ros.runtime.diffusion_policy import DiffusionPolicy, default_settings
 from vdd_ros.runtime.moe_policy import MoePolicy

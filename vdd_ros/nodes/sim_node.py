@@ -23,9 +23,10 @@ from sensor_msgs.msg import JointState
 from std_msgs.msg import Empty
 
 from vdd_ros.core.errors import VddError
+from vdd_ros.nodes.declaration import declare
 from vdd_ros.nodes.diagnostics import LATCHED
 from vdd_ros.nodes.executor import run_node
-from vdd_ros.nodes.parameters import SIM, declare
+from vdd_ros.nodes.parameters import SIM
 from vdd_ros.tasks.avoiding import AvoidingTask, mode_name
 
 JOINTS = ("x", "y", "x_desired", "y_desired")
