@@ -142,6 +142,25 @@ def test_deblurring_a_low_rank_with_uneven_noise_stays_positive_and_only_shrinks
     assert (torch.linalg.eigvalsh(matrix(covariance) - matrix(back)) > -1e-12).all()
 
 
+def test_deblurring_a_low_rank_takes_all_of_it_along_every_principal_direction():
+    """Noise that does not hold sigma^2 gives what it has, and the direction itself the rest."""
+    noise = torch.tensor([0.02, 0.5, 0.05, 0.3, 0.9], dtype=torch.float64)
+    vectors = torch.linalg.qr(torch.randn(5, 2, dtype=torch.float64)).Q
+    turned = torch.linalg.qr(torch.randn(2, 2, dtype=torch.float64)).Q
+    directions = (vectors * torch.tensor([1.5, 2.5], dtype=torch.float64)) @ turned
+    covariance = LowRank(noise[None, None], directions[None, None])
+    back = matrix(covariance.deblur(0.4, min_std=1e-6))[0, 0]
+    lost = torch.einsum("ir,ij,jr->r", vectors, matrix(covariance)[0, 0] - back, vectors)
+    torch.testing.assert_close(lost, torch.full((2,), 0.16, dtype=torch.float64))
+
+
+def test_round_blocks_are_deblurred_like_others():
+    """Two equal eigenvalues have no direction of their own to divide by."""
+    round_blocks = Triangular(0.5 * torch.eye(2, dtype=torch.float64).expand(1, 1, 3, 2, 2))
+    back = round_blocks.deblur(0.3, min_std=1e-3)
+    torch.testing.assert_close(matrix(back), 0.16 * torch.eye(6, dtype=torch.float64)[None, None])
+
+
 def test_marginal_and_stretched_covariances_are_parts_and_multiples_of_the_matrix(covariance):
     dense = matrix(covariance)
     for n_dims in {covariance.dim, 4, 2} if covariance.dim > 3 else {1}:

@@ -113,6 +113,20 @@ def test_experts_share_out_the_modes_and_keep_their_covariances():
     assert figures["experts_alive"] == 3.0
 
 
+def test_curricula_are_constants_and_the_gate_learns_from_its_own_loss_alone():
+    """E-step and M-step alternate: no gradient finds a way round through the weights."""
+    mixture = random_mixture(8, 3, 1, 2)
+    logits = mixture.gating_logits.clone().requires_grad_()
+    mean = mixture.mean.clone().requires_grad_()
+    mixture = mixture._replace(gating_logits=logits, mean=mean)
+    action = torch.randn(8, 1, 2, dtype=torch.float64)
+    assert not toy_training().curricula(mixture, joint_log_prob(action, mixture)).requires_grad
+    loss = toy_training().expert_loss(mixture, torch.zeros(8, 1, 1), action, 0)
+    by_gate, by_mean = torch.autograd.grad(loss, [logits, mean], allow_unused=True)
+    assert by_gate is None
+    assert by_mean.abs().max() > 0
+
+
 def test_covariances_learn_on_request():
     for learn in (False, True):
         training = toy_training(learn_covariance=learn)

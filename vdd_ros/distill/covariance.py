@@ -94,7 +94,7 @@ class Covariance(ABC):
 
     @abstractmethod
     def stretch(self: Self, scale: Float[Tensor, " D"]) -> Self:
-        """Return the covariance of the components multiplied by ``scale``."""
+        """Return the covariance of the components multiplied by ``scale``, which is positive."""
 
     @abstractmethod
     def cholesky(self) -> Float[Tensor, "B K D D"]:
@@ -170,7 +170,7 @@ class Diagonal(Covariance):
 
     def stretch(self, scale: Float[Tensor, " D"]) -> Diagonal:
         """Stretch the standard deviations."""
-        return Diagonal(self.scale * scale.abs())
+        return Diagonal(self.scale * scale)
 
     def cholesky(self) -> Float[Tensor, "B K D D"]:
         """Return the standard deviations on a diagonal."""
@@ -237,7 +237,7 @@ class Triangular(Covariance):
         return Triangular(self.blocks[..., : n_dims // size, :, :])
 
     def stretch(self, scale: Float[Tensor, " D"]) -> Triangular:
-        """Stretch the factors' rows; ``scale`` is positive."""
+        """Stretch the factors' rows."""
         return Triangular(scale.view(self.blocks.shape[-3], -1, 1) * self.blocks)
 
     def cholesky(self) -> Float[Tensor, "B K D D"]:
