@@ -9,8 +9,9 @@ import pytest
 
 from tests.cli.conftest import Vdd
 from tests.policy_files import DenoiserTwin, MoeTwin, make_contract, make_moe_file
-from vdd_ros.cli import checks
-from vdd_ros.cli.checks import Check, run_checks
+from vdd_ros.cli.checks import libraries, table
+from vdd_ros.cli.checks.check import Check
+from vdd_ros.cli.checks.table import run_checks
 
 
 def test_doctor_reports_four_words_per_check(vdd: Vdd) -> None:
@@ -55,7 +56,7 @@ def test_doctor_names_wrong_ros_settings(
 
 def test_doctor_names_the_clash_of_two_onnxruntimes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Both builds of one module installed: of which one has overwritten the other."""
-    monkeypatch.setattr(checks, "_installed", lambda _name: "1.0")
+    monkeypatch.setattr(libraries, "installed", lambda _name: "1.0")
     found = {check.name: check for check in _run(monkeypatch, "onnxruntime")}
     assert not found["onnxruntime"].ok
     assert "onnxruntime-gpu" in found["onnxruntime"].detail
@@ -69,7 +70,7 @@ def test_a_check_that_breaks_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> No
         raise RuntimeError("a library is half installed")
 
     monkeypatch.setattr(
-        checks, "_CHECKS", {"broken": broken, "fine": lambda name: Check(name, True, "fine")}
+        table, "CHECKS", {"broken": broken, "fine": lambda name: Check(name, True, "fine")}
     )
     broken_check, fine = run_checks()
     assert not broken_check.ok
@@ -79,7 +80,7 @@ def test_a_check_that_breaks_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_torch_is_not_needed_on_a_robot(monkeypatch: pytest.MonkeyPatch) -> None:
     """Absent, it is fine, marked as optional, and the fix says how to get it."""
-    monkeypatch.setattr(checks, "_installed", lambda _name: "")
+    monkeypatch.setattr(libraries, "installed", lambda _name: "")
     (torch,) = _run(monkeypatch, "torch")
     assert torch.ok
     assert torch.mark == "--"
@@ -87,7 +88,7 @@ def test_torch_is_not_needed_on_a_robot(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def _run(monkeypatch: pytest.MonkeyPatch, name: str) -> list[Check]:
-    monkeypatch.setattr(checks, "_CHECKS", {name: checks._CHECKS[name]})
+    monkeypatch.setattr(table, "CHECKS", {name: table.CHECKS[name]})
     return run_checks()
 
 

@@ -20,7 +20,7 @@ class Doctor:
 
     def run(self) -> Answer:
         """Run every check."""
-        from vdd_ros.cli.checks import run_checks
+        from vdd_ros.cli.checks.table import run_checks
 
         checks = run_checks()
         failed = [check for check in checks if not check.ok]

@@ -1,0 +1,1 @@
+"""The checks of `vdd doctor`: libraries, ROS 2, the machine."""
