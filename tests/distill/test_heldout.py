@@ -16,6 +16,7 @@ from vdd_ros.data.demonstrations import Demonstrations
 from vdd_ros.data.offline import load_franka
 from vdd_ros.distill.action_samplers import (
     climatology_sampler,
+    linear_sampler,
     mixture_sampler,
     persistence_sampler,
     teacher_sampler,
@@ -283,3 +284,37 @@ def test_references_on_the_franka_letters(shared_data: Path) -> None:
     assert stay.windows > 500
     assert stay.rmse_sample < 0.2 * any_pose.rmse_sample
     assert stay.energy_score < any_pose.energy_score
+
+
+def test_a_linear_regression_finds_what_is_linear_and_draws_with_its_error() -> None:
+    """Actions linear in a window of two, with noise of .1: exact mean, spread .1, unit-free."""
+    generator = np.random.default_rng(2)
+    n, length = 40, 30
+    here = generator.normal(size=(n * length, 2)) * [1.0, 50.0] + [0.0, 300.0]
+    before = np.roll(here, 1, axis=0)
+    before[::length] = here[::length]  # windows repeat the first row of an episode
+    action = here @ [[0.5], [0.02]] - before @ [[0.3], [0.01]] + 4.0
+    demos = Demonstrations(
+        observation=here,
+        action=action + 0.1 * generator.normal(size=action.shape),
+        episode_ends=length * np.arange(1, n + 1),
+        mode=None,
+        source="linear",
+    )
+    sampler = linear_sampler(demos, n_obs_steps=2, horizon=1)
+    window = torch.tensor([[[1.0, 280.0], [-1.0, 350.0]]])
+    draws = sampler(window, 4000, torch.Generator().manual_seed(0))
+    assert draws.shape == (1, 4000, 1, 1)
+    expected = 0.5 * -1.0 + 0.02 * 350.0 - 0.3 * 1.0 - 0.01 * 280.0 + 4.0
+    assert float(draws.mean()) == pytest.approx(expected, abs=0.02)
+    assert float(draws.std()) == pytest.approx(0.1, abs=0.01)
+
+
+def test_staying_put_is_zero_where_actions_are_differences() -> None:
+    """Else it is the newest observation, for the whole chunk."""
+    obs = torch.randn(3, 2, 5)
+    generator = torch.Generator()
+    plain = persistence_sampler(horizon=4, dim_act=2)(obs, 6, generator)
+    assert torch.equal(plain, obs[:, -1, None, None, :2].expand(3, 6, 4, 2))
+    relative = persistence_sampler(horizon=4, dim_act=2, relative=True)(obs, 6, generator)
+    assert torch.equal(relative, torch.zeros(3, 6, 4, 2))
