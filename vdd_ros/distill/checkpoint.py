@@ -14,8 +14,9 @@ Every file is written atomically, none is a pickle.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -116,6 +117,43 @@ def read_info(folder: str | Path) -> RunInfo:
             "or use the version that made it"
         )
     return from_dict(RunInfo, raw, where=str(path))
+
+
+def claim(folder: Path, info: RunInfo, windows: NDArray[np.float32], *, resume: bool) -> None:
+    """Take ``folder`` for this run, without ever mixing two runs in one folder.
+
+    Raises:
+        VddError: the folder holds another run, or a run that nobody asked to resume.
+    """
+    if (folder / SETTINGS).exists():
+        if not resume:
+            raise VddError(
+                f"{folder}: already holds a run; resume it, remove it or choose another folder"
+            )
+        found = read_info(folder)
+        if info.training:
+            # A pruned student is smaller than its training settings say; those decide.
+            found = replace(found, model=info.model)
+        if found != info:
+            names = list(_differences(asdict(found), asdict(info)))
+            raise VddError(
+                f"{folder}: holds a run with other settings or data: {', '.join(names)}; "
+                "resume with the same ones or choose another folder"
+            )
+    elif resume:
+        raise VddError(f"{folder}: nothing to resume (no {SETTINGS}); start it first")
+    write_info(folder, info)
+    write_examples(folder, windows)
+
+
+def _differences(found: object, wanted: object, name: str = "") -> Iterator[str]:
+    """Yield the dotted names of the settings in which two runs differ."""
+    if isinstance(found, dict) and isinstance(wanted, dict):
+        for key in sorted(found.keys() | wanted.keys()):
+            inner = f"{name}.{key}" if name else str(key)
+            yield from _differences(found.get(key), wanted.get(key), inner)
+    elif found != wanted:
+        yield name
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], **notes: str) -> None:

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
 from torch import nn
 
 from vdd_ros import __version__
@@ -111,22 +109,8 @@ def train_teacher(
             sigma_data=settings.sigma_data or measured_sigma_data(targets.action),
             action_box=measured_action_box(targets.action),
         )
-        info = RunInfo(
-            format_version=checkpoint.FORMAT_VERSION,
-            kind="teacher",
-            method=settings.family,
-            dim_obs=demos.dim_obs,
-            dim_act=demos.dim_act,
-            n_obs_steps=settings.n_obs_steps,
-            horizon=settings.horizon,
-            model=settings_tree(settings),
-            training={},
-            data_source=demos.source,
-            data_hash=demos.data_hash(),
-            teacher={},
-            vdd_ros_version=__version__,
-        )
-        _claim(folder, info, windows.observation, resume=resume)
+        info = _teacher_info(demos, settings)
+        checkpoint.claim(folder, info, windows.observation, resume=resume)
         cpu_s = train(
             TeacherTraining(teacher, targets),
             folder,
@@ -185,7 +169,7 @@ def distill(
         windows = make_windows(
             demos, n_obs_steps=info.n_obs_steps, horizon=info.horizon, pad=settings.pad
         )
-        _claim(folder, info, windows.observation, resume=resume)
+        checkpoint.claim(folder, info, windows.observation, resume=resume)
         if teacher is not None:
             observation, action = teacher.observation, teacher.action
         else:
@@ -239,6 +223,24 @@ def _fit_to_teacher(
                 "only; leave it out"
             )
     return replace(settings, n_obs_steps=teacher.n_obs_steps, horizon=teacher.horizon)
+
+
+def _teacher_info(demos: Demonstrations, settings: TeacherSettings) -> RunInfo:
+    return RunInfo(
+        format_version=checkpoint.FORMAT_VERSION,
+        kind="teacher",
+        method=settings.family,
+        dim_obs=demos.dim_obs,
+        dim_act=demos.dim_act,
+        n_obs_steps=settings.n_obs_steps,
+        horizon=settings.horizon,
+        model=settings_tree(settings),
+        training={},
+        data_source=demos.source,
+        data_hash=demos.data_hash(),
+        teacher={},
+        vdd_ros_version=__version__,
+    )
 
 
 def _student_info(
@@ -295,40 +297,3 @@ def _refine(folder: Path, info: RunInfo, training: MixtureTraining) -> None:
     _, notes = checkpoint.read_tensors(folder / checkpoint.WEIGHTS)
     checkpoint.write_tensors(folder / checkpoint.WEIGHTS, student.state_dict(), **notes)
     checkpoint.write_info(folder, replace(info, model=settings_tree(student.settings)))
-
-
-def _claim(folder: Path, info: RunInfo, windows: NDArray[np.float32], *, resume: bool) -> None:
-    """Take ``folder`` for this run, without ever mixing two runs in one folder.
-
-    Raises:
-        VddError: the folder holds another run, or a run that nobody asked to resume.
-    """
-    if (folder / checkpoint.SETTINGS).exists():
-        if not resume:
-            raise VddError(
-                f"{folder}: already holds a run; resume it, remove it or choose another folder"
-            )
-        found = checkpoint.read_info(folder)
-        if info.training:
-            # A pruned student is smaller than its training settings say; those decide.
-            found = replace(found, model=info.model)
-        if found != info:
-            names = list(_differences(asdict(found), asdict(info)))
-            raise VddError(
-                f"{folder}: holds a run with other settings or data: {', '.join(names)}; "
-                "resume with the same ones or choose another folder"
-            )
-    elif resume:
-        raise VddError(f"{folder}: nothing to resume (no {checkpoint.SETTINGS}); start it first")
-    checkpoint.write_info(folder, info)
-    checkpoint.write_examples(folder, windows)
-
-
-def _differences(found: object, wanted: object, name: str = "") -> Iterator[str]:
-    """Yield the dotted names of the settings in which two runs differ."""
-    if isinstance(found, dict) and isinstance(wanted, dict):
-        for key in sorted(found.keys() | wanted.keys()):
-            inner = f"{name}.{key}" if name else str(key)
-            yield from _differences(found.get(key), wanted.get(key), inner)
-    elif found != wanted:
-        yield name
