@@ -222,7 +222,7 @@ def test_flow_schedule_takes_equal_steps_in_time():
         ({"backbone": "unet", "horizon": 6}, "choose a multiple of 4"),
         ({"backbone": "unet", "horizon": 8, "down_dims": (60, 64, 64)}, "does not divide"),
         ({"backbone": "unet", "horizon": 8, "kernel_size": 4}, "odd number"),
-        ({"backbone": "transformer", "conditioning": "film"}, "belongs to backbone 'mlp'"),
+        ({"backbone": "unet", "conditioning": "film"}, "belongs to backbones 'mlp' and 'transf"),
         ({"dim_goal": 2}, "dim_goal: got 2 with backbone 'mlp'"),
     ],
 )

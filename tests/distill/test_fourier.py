@@ -86,6 +86,7 @@ KINDS: list[dict[str, Any]] = [
     {},
     {"conditioning": "film"},
     {"backbone": "transformer"},
+    {"backbone": "transformer", "conditioning": "film"},
     {"backbone": "unet", "down_dims": (8,)},
 ]
 
@@ -114,13 +115,18 @@ def test_without_them_a_teachers_network_reads_the_bare_window(kind: dict[str, A
     )
     ours, theirs = plain.state_dict(), seeing.state_dict()
     assert theirs.keys() - ours.keys() == {"seen.projection"}
-    # One layer reads them: of the window as a whole, or of one frame where frames are tokens.
-    frames, wider = (1 if "transformer" in kind.values() else 2), []
-    for name, weight in ours.items():
-        if weight.shape != theirs[name].shape:
-            wider.append(theirs[name].shape[-1] - weight.shape[-1])
-    assert wider == [12]
-    assert theirs["seen.projection"].shape == (3 * frames, 6)
+    wider = [
+        theirs[name].shape[-1] - weight.shape[-1]
+        for name, weight in ours.items()
+        if weight.shape != theirs[name].shape
+    ]
+    if kind.get("backbone") != "transformer":
+        assert wider == [12]  # one layer reads the features of the window as a whole
+        assert theirs["seen.projection"].shape == (2 * 3, 6)
+        return
+    # Of every frame: its embedding reads them, and what modulates those of all frames.
+    assert wider == ([12, 2 * 12] if kind.get("conditioning") == "film" else [12])
+    assert theirs["seen.projection"].shape == (3, 6)
 
 
 def test_frames_that_are_tokens_pass_through_the_same_features_and_goals_through_none() -> None:

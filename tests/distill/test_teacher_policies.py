@@ -46,7 +46,8 @@ def trained(demos, folder: Path, **settings) -> Path:
         ({"family": "flow", "schedule": "flow"}, (2,)),
         (DDPM | {"prediction": "v", "betas": "linear"} | UNET | {"n_frequencies": 4}, ()),
         (
-            {"family": "edm", "backbone": "transformer", "n_obs_steps": 2, "n_frequencies": 4},
+            {"family": "edm", "backbone": "transformer", "n_obs_steps": 2, "n_frequencies": 4}
+            | {"conditioning": "film"},
             (2,),
         ),
     ],

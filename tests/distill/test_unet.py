@@ -26,7 +26,8 @@ def network(backbone: str, *, spread: float = 0.2, **changes) -> torch.nn.Module
     return made.eval()
 
 
-KINDS = [("mlp", {}), ("mlp", {"conditioning": "film"}), ("transformer", {}), ("unet", {})]
+FILM = {"conditioning": "film"}
+KINDS = [("mlp", {}), ("mlp", FILM), ("transformer", {}), ("transformer", FILM), ("unet", {})]
 
 
 @pytest.mark.parametrize(("backbone", "changes"), KINDS)
@@ -97,3 +98,15 @@ def test_a_goal_is_read_from_the_newest_observation_alone():
     newest[:, 1, -1] += 1.0
     assert torch.equal(made(x, levels, older), out)
     assert (made(x, levels, newest) - out).abs().max() > 1e-6
+
+
+def test_a_fresh_transformer_that_is_modulated_answers_as_one_that_is_not():
+    """Scales of one and shifts of zero: conditioning begins where training takes it."""
+    plain, film = (network("transformer", spread=0.0, **changes) for changes in ({}, FILM))
+    more = film.load_state_dict(plain.state_dict(), strict=False).missing_keys
+    assert {name.split(".")[0] for name in more} == {"condition", "trunk"}
+    given = torch.randn(4, 8, 2), torch.rand(4, 1), torch.randn(4, 2, 3)
+    assert torch.equal(film(*given), plain(*given))
+    for name in more:
+        torch.nn.init.normal_(film.get_parameter(name), std=0.2)
+    assert (film(*given) - plain(*given)).abs().amax((1, 2)).min() > 1e-3

@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vdd_ros.core.errors import VddError, did_you_mean
-from vdd_ros.distill.networks.film import FilmMlp
+from vdd_ros.distill.networks.film import Condition, Film, FilmMlp
 from vdd_ros.distill.networks.fourier import FourierFeatures
 from vdd_ros.distill.networks.levels import LevelFeatures
 from vdd_ros.distill.networks.mlp import Mlp
@@ -49,7 +49,7 @@ class DenoisingShape:
     n_levels: int = 1
     """Noise levels the network is told."""
     conditioning: Conditioning = "concat"
-    """mlp: how window and levels act."""
+    """mlp, transformer: how window and levels act. A transformer has them as tokens either way."""
     n_frequencies: int = 0
     """Random Fourier features of the window; of each frame where frames are tokens."""
     frequency_scale: float = 1.5
@@ -74,10 +74,10 @@ class DenoisingShape:
             raise VddError(f"backbone: got '{self.backbone}'{did_you_mean(self.backbone, known)}")
         if self.conditioning not in ("concat", "film"):
             raise VddError(f"conditioning: got '{self.conditioning}', expected 'concat' or 'film'")
-        if self.conditioning != "concat" and self.backbone != "mlp":
+        if self.conditioning != "concat" and self.backbone == "unet":
             raise VddError(
-                f"conditioning '{self.conditioning}' belongs to backbone 'mlp', got "
-                f"'{self.backbone}'; leave it out"
+                f"conditioning '{self.conditioning}' belongs to backbones 'mlp' and "
+                "'transformer', got 'unet', which has no other; leave it out"
             )
         if self.n_frequencies < 0:
             raise VddError(f"n_frequencies: got {self.n_frequencies}, expected 0 or more")
@@ -241,6 +241,9 @@ class _TransformerBackbone(nn.Module):
     invite a policy to copy itself. Without them the pairs before the last have no action to
     denoise and the published layout becomes this one: history, then the chunk. The window is
     known as a whole and the chunk is denoised as a whole, so nothing is hidden from anything.
+
+    With ``conditioning`` film, levels and frames also scale and shift what every block reads. As
+    tokens alone they reach the actions through attention, which a short training hardly opens.
     """
 
     def __init__(self, shape: DenoisingShape, dim_obs: int, dim_act: int) -> None:
@@ -261,8 +264,17 @@ class _TransformerBackbone(nn.Module):
             dropout_attention=shape.dropout_attention,
             dropout_residual=shape.dropout,
             causal=False,
+            dim_condition=shape.width if shape.conditioning == "film" else 0,
         )
         initialise_like_gpt(self.trunk)
+        self.told: LevelFeatures | None = None
+        if shape.conditioning == "film":
+            self.told = LevelFeatures(shape.n_levels)
+            raw = self.told.dim + shape.n_obs_steps * self.seen.dim
+            self.condition = Condition(raw, shape.width)
+            for module in self.trunk.modules():
+                if isinstance(module, Film):
+                    nn.init.zeros_(module.map.weight)
         self.output = nn.Linear(shape.width, dim_act)
 
     def forward(
@@ -275,5 +287,9 @@ class _TransformerBackbone(nn.Module):
         if self.embed_goal is not None:
             tokens.append(self.embed_goal(obs[:, -1:, -self.dim_goal :]))
             obs = obs[..., : -self.dim_goal]
-        tokens += [self.embed_obs(self.seen(obs)), self.embed_action(x)]
-        return self.output(self.trunk(torch.cat(tokens, dim=1))[:, -self.horizon :])
+        frames, condition = self.seen(obs), None
+        tokens += [self.embed_obs(frames), self.embed_action(x)]
+        if self.told is not None:
+            told = self.told(levels).expand(x.shape[0], -1)
+            condition = self.condition(torch.cat([told, frames.flatten(1)], dim=-1))
+        return self.output(self.trunk(torch.cat(tokens, dim=1), condition)[:, -self.horizon :])

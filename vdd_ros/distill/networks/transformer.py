@@ -2,6 +2,10 @@ r"""A stack of pre-LayerNorm transformer blocks, the trunk BESO and VDD use.
 
 The shape is GPT-2's (Radford et al., 2019) as D3IL and BESO (Reuss et al., 2023) configure it:
 learned positions that start at zero, pre-LayerNorm blocks, GELU, four times the width inside.
+
+A condition may scale and shift what every half of a block reads, after its LayerNorm, as in DiT's
+adaptive LayerNorm (Peebles and Xie, 2023, "Scalable Diffusion Models with Transformers"; here
+without their gates on the residual updates).
 """
 
 from __future__ import annotations
@@ -12,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from vdd_ros.core.errors import VddError
+from vdd_ros.distill.networks.film import Film
 
 
 class Block(nn.Module):
@@ -23,6 +28,7 @@ class Block(nn.Module):
         dropout_attention: dropout of the attention weights.
         dropout_residual: dropout of what each half adds to the residual stream.
         causal: a token sees itself and what came before it.
+        dim_condition: length of the condition that modulates the block; 0 for none.
     """
 
     def __init__(
@@ -33,6 +39,7 @@ class Block(nn.Module):
         dropout_attention: float,
         dropout_residual: float,
         causal: bool,
+        dim_condition: int = 0,
     ) -> None:
         super().__init__()
         self.n_heads = n_heads
@@ -45,12 +52,17 @@ class Block(nn.Module):
         self.expand = nn.Linear(width, 4 * width)
         self.contract = nn.Linear(4 * width, width)
         self.dropout = nn.Dropout(dropout_residual)
+        self.film_attention = Film(dim_condition, width) if dim_condition else None
+        self.film_mlp = Film(dim_condition, width) if dim_condition else None
 
-    def forward(self, x: Float[Tensor, "B N W"]) -> Float[Tensor, "B N W"]:
+    def forward(
+        self, x: Float[Tensor, "B N W"], condition: Float[Tensor, "B C"] | None = None
+    ) -> Float[Tensor, "B N W"]:
         """Return the tokens after attention and MLP."""
-        x = x + self.dropout(self._attend(self.norm_attention(x)))
-        inner = functional.gelu(self.expand(self.norm_mlp(x)))
-        return x + self.dropout(self.contract(inner))
+        read = _modulate(self.norm_attention(x), self.film_attention, condition)
+        x = x + self.dropout(self._attend(read))
+        read = _modulate(self.norm_mlp(x), self.film_mlp, condition)
+        return x + self.dropout(self.contract(functional.gelu(self.expand(read))))
 
     def _attend(self, x: Float[Tensor, "B N W"]) -> Float[Tensor, "B N W"]:
         batch, tokens, width = x.shape
@@ -66,6 +78,16 @@ class Block(nn.Module):
         return self.project(mixed.transpose(1, 2).reshape(batch, tokens, width))
 
 
+def _modulate(
+    x: Float[Tensor, "B N W"], film: Film | None, condition: Float[Tensor, "B C"] | None
+) -> Float[Tensor, "B N W"]:
+    """Scale and shift all tokens of a sample alike, where there is a condition."""
+    if film is None or condition is None:
+        return x
+    scale, shift = film(condition)
+    return scale[:, None] * x + shift[:, None]
+
+
 class Transformer(nn.Module):
     """``depth`` blocks with learned positions over a fixed number of tokens.
 
@@ -77,6 +99,7 @@ class Transformer(nn.Module):
         dropout_attention: dropout of the attention weights.
         dropout_residual: dropout of embeddings and residual updates.
         causal: a token sees only itself and what came before it.
+        dim_condition: length of the condition that modulates every block; 0 for none.
 
     Raises:
         VddError: the heads do not divide the width.
@@ -92,6 +115,7 @@ class Transformer(nn.Module):
         dropout_attention: float = 0.0,
         dropout_residual: float = 0.0,
         causal: bool = True,
+        dim_condition: int = 0,
     ) -> None:
         super().__init__()
         if width % n_heads:
@@ -108,16 +132,19 @@ class Transformer(nn.Module):
                 dropout_attention=dropout_attention,
                 dropout_residual=dropout_residual,
                 causal=causal,
+                dim_condition=dim_condition,
             )
             for _ in range(depth)
         )
         self.norm = nn.LayerNorm(width)
 
-    def forward(self, tokens: Float[Tensor, "B N W"]) -> Float[Tensor, "B N W"]:
+    def forward(
+        self, tokens: Float[Tensor, "B N W"], condition: Float[Tensor, "B C"] | None = None
+    ) -> Float[Tensor, "B N W"]:
         """Return the tokens after all blocks and the final LayerNorm."""
         x = self.dropout(tokens + self.position)
         for block in self.blocks:
-            x = block(x)
+            x = block(x, condition)
         return self.norm(x)
 
 

@@ -49,8 +49,9 @@ class TeacherSettings:
     dropout: float = 0.1
     """transformer: dropout of embeddings and residual updates."""
     conditioning: Conditioning = "concat"
-    """mlp: window and noise level beside the action (concat), or scaling and shifting every
-    layer (film)."""
+    """mlp, transformer: window and noise level beside the actions (concat), or scaling and
+    shifting every layer (film; a transformer keeps their tokens). The unet always has the
+    latter."""
     n_frequencies: int = 0
     """Random Fourier features of the window (transformer: of each frame); 0 for none. For a few
     coordinates in which centimetres matter."""
