@@ -251,3 +251,30 @@ def driving_policy(path: Path, *, nan_below_y: float = -10.0) -> Path:
     }
     provenance = {"format_version": 1, "kind": "moe", "n_experts": 2}
     return save(path, model, contract=contract, provenance=provenance, golden=golden)
+
+
+def chasing_policy(path: Path) -> Path:
+    """A student for the Push-T contract whose experts send the finger to where the block is."""
+    contract = load_yaml(PolicyContract, shipped_file("config/contracts/pusht.yaml"))
+    graph = Graph()
+    last = graph.op("Gather", "observation", np.array([contract.n_obs_steps - 1]), axis=1)
+    block = graph.op("Gather", last, np.array([2, 3]), axis=2)  # [B, 1, 2]
+    one = graph.op("Unsqueeze", block, np.array([1]))
+    graph.op("Tile", one, np.array([1, 2, contract.horizon, 1]), out="expert_actions")
+    logits = graph.op("Mul", block, np.float32(0))
+    graph.op("Squeeze", logits, np.array([1]), out="gating_logits")
+    shapes = {"gating_logits": ["B", 2], "expert_actions": ["B", 2, contract.horizon, 2]}
+    model = graph.build({"observation": ["B", contract.n_obs_steps, contract.dim_obs]}, shapes)
+    sample = np.tile(np.array([100.0, 120.0, 250.0, 300.0, 1.0, 0.0], np.float32), (1, 2, 1))
+    golden = {
+        "inputs": tensors({"observation": sample}),
+        "outputs": tensors(
+            {
+                "gating_logits": np.zeros((1, 2)),
+                "expert_actions": np.tile([250.0, 300.0], (1, 2, contract.horizon, 1)),
+            }
+        ),
+        "atol": 1e-4,
+    }
+    provenance = {"format_version": 1, "kind": "moe", "n_experts": 2}
+    return save(path, model, contract=contract, provenance=provenance, golden=golden)

@@ -140,6 +140,13 @@ SAMPLER = (
 
 SIM = (
     Spec(
+        "task",
+        "avoiding",
+        "Which robot is simulated. avoiding: a rod between six obstacles; pusht: a finger that "
+        "pushes a block, which needs gym-pusht.",
+        choices=("avoiding", "pusht"),
+    ),
+    Spec(
         "level",
         "ideal",
         "ideal: the rod is where it is told to be; panda: it follows like the "

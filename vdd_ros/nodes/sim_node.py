@@ -1,9 +1,10 @@
-"""sim_node: the simulated robot of the Avoiding task, for everyone without a real one.
+"""sim_node: the simulated robot of a task, for everyone without a real one.
 
 It behaves as a robot does: state comes at a fixed rate whether or not anybody listens, a command
 is applied at the next control step, and without a new command the robot stays where it was told to
 be. Commands answer observations; those that answer an observation of an earlier episode are
-ignored, since nothing else could tell a late command from a new one.
+ignored, since nothing else could tell a late command from a new one. What its topics carry is
+said in `sim_bodies.py`, for each task.
 """
 
 from __future__ import annotations
@@ -27,10 +28,9 @@ from vdd_ros.nodes.declaration import declare
 from vdd_ros.nodes.diagnostics import LATCHED
 from vdd_ros.nodes.executor import run_node
 from vdd_ros.nodes.parameters import SIM
-from vdd_ros.tasks.avoiding import AvoidingTask, mode_name
+from vdd_ros.nodes.sim_bodies import BODIES
+from vdd_ros.tasks.protocol import make_task
 
-JOINTS = ("x", "y", "x_desired", "y_desired")
-"""Names in ``robot_state``, in metres."""
 SETTLE_PERIODS = 3
 SETTLE_S = 0.1
 """At the start of an episode the robot stands still and obeys nobody for so many periods and, in
@@ -46,20 +46,24 @@ class SimNode(Node):
         """Declare the parameters and create the topics.
 
         Raises:
-            VddError: a parameter given at start is refused.
+            VddError: a parameter given at start is refused, or the task's simulator is missing.
         """
         super().__init__("sim")
         self.exit_code: int | None = None
         try:
             declare(self, SIM)
+            name: str = self.get_parameter("task").value
+            self._body = BODIES[name]
+            self._task = make_task(
+                name,
+                level=self.get_parameter("level").value,
+                lag=self.get_parameter("lag").value,
+            )
         except VddError:
             self.destroy_node()
             raise
         self._episodes: int = self.get_parameter("episodes").value
         self._speed: float = self.get_parameter("speed").value
-        self._task = AvoidingTask(
-            level=self.get_parameter("level").value, lag=self.get_parameter("lag").value
-        )
         self._rng = np.random.default_rng(self.get_parameter("seed").value)
         self._dt_ns = round(self._task.dt_s * _NS)
         self._period_s = self._task.dt_s / self._speed
@@ -74,7 +78,7 @@ class SimNode(Node):
         )
         self.create_subscription(PointStamped, "command", self._on_command, QoSProfile(depth=1))
         self.create_subscription(Empty, "~/start", self._on_start, LATCHED)
-        self._message: Any = JointState(name=list(JOINTS))
+        self._message: Any = JointState(name=list(self._body.joints))
         self._wall_ns = time.time_ns()
         self._episode = 0
         self._waiting: bool = self.get_parameter("wait_for_start").value
@@ -83,8 +87,8 @@ class SimNode(Node):
     def begin(self) -> None:
         """Start the first episode."""
         self.get_logger().info(
-            f"avoiding, level {self._task.level}, {1.0 / self._task.dt_s:.2f} Hz at speed "
-            f"{self._speed:g}, {self._episodes or 'endless'} episodes"
+            f"{self._task.name}, level {self._task.level}, {1.0 / self._task.dt_s:.2f} Hz at "
+            f"speed {self._speed:g}, {self._episodes or 'endless'} episodes"
         )
         self._reset()
         self._deadline_s = time.monotonic()
@@ -109,6 +113,7 @@ class SimNode(Node):
     def _reset(self) -> None:
         self._task.reset(1, self._rng)
         self._command: tuple[float, float] | None = None
+        self._target: tuple[float, float] | None = None
         self._settle = max(SETTLE_PERIODS, math.ceil(SETTLE_S / self._period_s))
         self._accept_from_ns = self._begin_ns = self._last_ns = -1
         self._steps = 0
@@ -122,8 +127,7 @@ class SimNode(Node):
             self._settle -= not self._waiting
             if self._settle == 0:
                 self._accept_from_ns = now_ns
-        elif self._command is not None or self._steps:
-            # An episode begins with its first command: until then the robot just stands there.
+        else:
             self._step()
         if self._steps <= 1:
             self._begin_ns = self._last_ns
@@ -142,33 +146,34 @@ class SimNode(Node):
         return self._wall_ns
 
     def _step(self) -> None:
-        desired = self._task.desired[0]
-        if self._command is None:
+        if self._command is not None:
+            self._target = self._command
+        elif self._target is not None:
             self._missed += 1
-            target = desired
         else:
-            target = np.array(self._command)
+            # An episode begins with its first command: until then the robot just stands there.
+            return
         self._command = None
-        self._task.step((target - desired)[None])
+        # Without a new command the robot stays where it was told to be.
+        self._task.step(self._body.action(self._task.observe()[0], self._target)[None])
         self._steps += 1
 
     def _publish_state(self, now_ns: int) -> None:
-        desired_x, desired_y, x, y = self._task.observe()[0].tolist()
         stamp = self._message.header.stamp
         stamp.sec, stamp.nanosec = divmod(now_ns, _NS)
-        self._message.position = [x, y, desired_x, desired_y]
+        self._message.position = self._body.state(self._task.observe()[0])
         self._state.publish(self._message)
 
     def _finish(self) -> None:
         outcome = self._task.outcome()
         success, mode = bool(outcome.success[0]), int(outcome.mode[0])
-        name = mode_name(mode) if mode >= 0 else "undecided"
+        name = self._body.mode_name(mode) if mode >= 0 else "undecided"
         values = {
             "episode": self._episode,
             "success": int(success),
             "mode": mode,
             "mode_name": name,
-            "contact": int(self._task.contact[0]),
+            **self._body.figures(self._task),
             "steps": self._steps,
             "missed": self._missed,
             # Stamps of the first and the last state of the episode, for recorders.
@@ -177,7 +182,7 @@ class SimNode(Node):
         }
         status = DiagnosticStatus(
             level=DiagnosticStatus.OK if success else DiagnosticStatus.WARN,
-            name="avoiding",
+            name=self._task.name,
             message=f"{'reached the goal' if success else 'failed'}: {name}",
             values=[KeyValue(key=k, value=str(v)) for k, v in values.items()],
         )
