@@ -418,6 +418,17 @@ def test_discrete_sigmas_are_those_of_the_list_or_of_the_teacher():
         )  # fmt: skip
 
 
+@pytest.mark.parametrize("warm", [0, 20])
+def test_annealed_sigmas_fall_evenly_once_the_warm_start_is_over(warm):
+    method = toy_vdd(
+        ring_teacher(3), toy_student(n_experts=3), sigma_rule="anneal", sigma_start=0.5,
+        sigma_end=0.1, n_iters=61, warm_start="em" if warm else "none", warm_start_iters=warm,
+    )  # fmt: skip
+    found = torch.stack([method.sigma(i, 3) for i in range(warm, 61)])
+    wanted = torch.linspace(0.5, 0.1, 61 - warm)[:, None].expand(-1, 3)
+    torch.testing.assert_close(found, wanted)
+
+
 @pytest.mark.parametrize(("rule", "blur"), [("fixed", 0.2), ("uniform", 0.3162), ("discrete", 0)])
 def test_the_blur_of_a_rule_is_the_fixed_point_of_a_narrow_teacher(rule, blur):
     r"""The blur is the sigma with 1 / sigma^2 = E[1 / sigma^2], here by brute force."""
