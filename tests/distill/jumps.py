@@ -16,7 +16,7 @@ SHIFT = torch.tensor([[[0.5, -0.8]]])
 
 
 class GaussianTeacher(AnalyticTeacher):
-    """N(0.5 o - 0.8 o, SPREAD) given a single observed number o.
+    """N((0.5 o, -0.8 o), SPREAD) given a single observed number o.
 
     Along its ODE every coordinate of the covariance's own basis is scaled by
     sqrt((l + s^2) / (l + t^2)) on the way from t to s, with l the eigenvalue.

@@ -33,19 +33,19 @@ def toy_model(**shape) -> ConsistencyModel:
 
 def toy_training(model: ConsistencyModel, **options) -> ConsistencyTraining:
     settings = {"n_iters": 500, "batch_size": 256, "warm_start_iters": 0}
-    options = {"n_scales": 10, "learning_rate": 3e-3} | options
+    options = {"n_scales": 10, "solver": "heun", "learning_rate": 3e-3} | options
     own = {k: options.pop(k) for k in list(options) if k in ConsistencySettings.__annotations__}
     given = DistillSettings(**(settings | options), consistency=ConsistencySettings(**own))
     return ConsistencyTraining(model, given, gaussian_targets(), teacher=GaussianTeacher())
 
 
 def test_the_end_of_a_trajectory_is_where_it_is():
-    """f(x, sigma_min) = x to the bit, whatever the network says."""
+    """f(x, 0) = x to the bit, whatever the network says, and not at sigma_min already."""
     model = toy_model()
     scramble(model)
     x, obs = torch.randn(9, 1, 2), torch.randn(9, 1, 1)
-    assert torch.equal(model.denoise(x, torch.full((9,), SIGMA_MIN), obs), x)
-    moved = model.denoise(x, torch.full((9,), 2 * SIGMA_MIN), obs) - x
+    assert torch.equal(model.denoise(x, torch.zeros(9), obs), x)
+    moved = model.denoise(x, torch.full((9,), SIGMA_MIN), obs) - x
     assert (moved.norm(dim=-1) > 1e-3).all()
 
 
@@ -63,13 +63,13 @@ def test_one_euler_step_of_the_sampler_is_the_consistency_function():
     torch.testing.assert_close(acted, wanted)
 
 
-@pytest.mark.parametrize("options", [{"solver": "heun"}, {"distance": "squared"}])
+@pytest.mark.parametrize("options", [{}, {"distance": "squared"}])
 def test_the_jump_learns_where_the_teachers_ode_ends(options):
     """Error below .06 of actions that spread by .5, a fifth of the untrained one's."""
     model, teacher = toy_model(), GaussianTeacher()
     x, obs = noisy_actions(2000)
     sigma = torch.full((len(x),), SIGMA_MAX)
-    wanted = teacher.flow(x, sigma, torch.full_like(sigma, SIGMA_MIN), obs)
+    wanted = teacher.flow(x, sigma, torch.zeros_like(sigma), obs)
 
     @torch.no_grad()
     def error(of) -> float:
@@ -79,6 +79,24 @@ def test_the_jump_learns_where_the_teachers_ode_ends(options):
     trained = error(run(toy_training(model, ema_decay=0.98, **options)).acting())
     assert untrained > 0.3
     assert trained < 0.06
+
+
+@pytest.mark.parametrize("solver", ["euler", "heun"])
+def test_the_noise_of_sigma_min_is_taken_out_by_the_teacher(solver):
+    """The last pair teaches its denoiser, as its samplers end; at sigma_min noise is left."""
+    model, teacher, targets = toy_model(), GaussianTeacher(), gaussian_targets(64)
+    scramble(model)
+    training = toy_training(model, solver=solver)
+    training.draw_level = lambda batch, n: torch.full((batch,), n - 1)  # type: ignore[method-assign]
+    action, sigma = targets.action[:, 0], torch.full((64,), SIGMA_MIN)
+    torch.manual_seed(3)
+    found = training.losses(action, targets.obs)["loss"]
+    torch.manual_seed(3)
+    x = action + SIGMA_MIN * torch.randn_like(action)
+    wanted = teacher.denoise(x, sigma, targets.obs)
+    jump = model.denoise(x, sigma, targets.obs)
+    torch.testing.assert_close(found, distance("huber", jump, wanted))
+    assert float(found) > 0.01
 
 
 def test_the_teacher_here_is_the_analytic_one():
@@ -136,6 +154,7 @@ def test_the_pseudo_huber_distance_is_the_norm_with_a_round_corner():
     {"backbone": "mlp"}, {"backbone": "mlp", "conditioning": "film"},
     {"backbone": "mlp", "n_frequencies": 4, "frequency_scale": 2.0},
     {"backbone": "transformer"}, {"backbone": "transformer", "n_frequencies": 4},
+    {"backbone": "transformer", "n_frequencies": 4, "conditioning": "film"},
     {"backbone": "unet", "horizon": 4, "down_dims": (8, 16), "n_groups": 4, "kernel_size": 3},
     {"backbone": "unet", "horizon": 1, "down_dims": (8,), "n_groups": 4, "n_frequencies": 4},
 ])  # fmt: skip

@@ -139,7 +139,7 @@ def test_the_noise_on_observations_reaches_every_method(demos, teacher, method):
 
 @pytest.mark.parametrize("method", ["cd", "ctm"])
 def test_a_consistency_model_starts_as_its_edm_teacher(demos, teacher, method):
-    """Before its first step it acts as the teacher with one step does; of cd, nearly."""
+    """Before its first step it acts as the teacher with one step does."""
     loaded = load_teacher(teacher)
     windows = make_windows(demos, n_obs_steps=1, horizon=1)
     data = data_targets(windows, loaded.observation, loaded.action, None)
@@ -149,7 +149,7 @@ def test_a_consistency_model_starts_as_its_edm_teacher(demos, teacher, method):
     sigma = torch.full((64,), loaded.sigma_max)
     found = model.denoise(loaded.sigma_max * noise, sigma, obs)
     wanted = loaded.denoise(loaded.sigma_max * noise, sigma, obs)
-    torch.testing.assert_close(found, wanted, atol=1e-6 if method == "ctm" else 0.05, rtol=0)
+    torch.testing.assert_close(found, wanted, atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize("method", ["cd", "ctm"])
