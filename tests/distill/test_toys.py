@@ -13,10 +13,11 @@ import torch
 from vdd_ros.core.config_io import load_yaml
 from vdd_ros.core.errors import VddError
 from vdd_ros.core.shipped import shipped_file
-from vdd_ros.distill import toy_study
+from vdd_ros.distill import toy_study, toy_training
 from vdd_ros.distill.denoisers import score
 from vdd_ros.distill.diagnostics.distances import draw_actions
 from vdd_ros.distill.kmeans import kmeans
+from vdd_ros.distill.teachers.analytic import AnalyticTeacher
 from vdd_ros.distill.toy_recipes import ToySettings, recipe
 from vdd_ros.distill.toy_study import read_toy_rows, render_toys, run_toys
 from vdd_ros.distill.toy_training import ToyFigures, run_toy
@@ -65,6 +66,17 @@ def test_the_ring_turns_with_the_observation() -> None:
     low, middle, half, high = toy.density(ends).flat_mean
     torch.testing.assert_close(low.roll(-2, 0), high, atol=1e-5, rtol=0)
     assert float(torch.cdist(middle, half).amin(1).min()) > 0.7
+
+
+def test_round_components_of_one_width_need_no_covariances() -> None:
+    """The moons' denoiser is that of any mixture of Gaussians, in fewer operations."""
+    toy = make_toy("exact-moons")
+    sigma = torch.linspace(0.02, 3.0, 64)
+    x = draw_actions(toy.density, toy.obs, 64)[0][:, None]
+    x = x + sigma[:, None, None] * torch.randn_like(x)
+    exact = AnalyticTeacher.denoise(toy.truth, x, sigma, toy.states(64))
+    found = toy.truth.denoise(x, sigma, toy.states(64))
+    torch.testing.assert_close(found, exact, atol=1e-4, rtol=0)
 
 
 def test_an_unknown_toy_is_named_with_the_nearest_known_one() -> None:
@@ -123,6 +135,31 @@ def test_the_published_recipe_is_as_published(shipped: ToySettings) -> None:
     assert (how.estimator, how.sigma_rule, how.natural) == ("paper", "uniform", False)
     assert (how.sigma_end, how.sigma_start, how.warm_start) == (0.2, 0.5, "none")
     assert recipe("vdd-diffused", make_toy("grid"), shipped).student.n_experts == 64
+
+
+def test_moons_stop_above_the_sigmas_that_a_learned_score_is_worst_at(
+    shipped: ToySettings,
+) -> None:
+    """They alone; a share of forward KL belongs to the variant that is named after it."""
+    moons, ring = make_toy("moons"), make_toy("ring")
+    plain = recipe("vdd-diffused", moons, shipped)
+    mixed = recipe("vdd-mixed", moons, shipped)
+    assert plain.sigma_end == shipped.sigma_end["moons"] > shipped.distill.sigma_end
+    assert plain.forward_kl == 0
+    assert mixed == replace(plain, forward_kl=shipped.forward_kl)
+    assert recipe("vdd-diffused", ring, shipped).sigma_end == shipped.distill.sigma_end
+
+
+def test_with_the_exact_score_moons_are_learnt_without_a_teacher_to_train(
+    shipped: ToySettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With half the shipped iterations, to a tenth of what a learned teacher once cost."""
+    monkeypatch.delattr(toy_training, "train_toy_teacher")
+    quick = replace(shipped.distill, n_iters=500, warm_start_iters=200)
+    figures, _ = run_toy("exact-moons", "vdd-mixed", 0, replace(shipped, distill=quick))
+    assert figures.modes == figures.n_modes == 2
+    assert figures.forward_kl is not None
+    assert -0.005 < figures.forward_kl < 0.05
 
 
 def test_finished_runs_are_not_computed_again(
@@ -214,3 +251,17 @@ def test_the_small_teacher_knows_more_than_the_moons_spread(shipped: ToySettings
 def test_settings_with_unknown_names_are_refused() -> None:
     with pytest.raises(VddError, match="unknown name 'gird'"):
         ToySettings(n_experts={"gird": 3})
+    with pytest.raises(VddError, match="unknown toy 'moon'"):
+        ToySettings(sigma_end={"moon": 0.05})
+
+
+@pytest.mark.parametrize("sigma", [0.0, 0.5])
+def test_a_last_sigma_lies_below_the_first(sigma: float) -> None:
+    with pytest.raises(VddError, match="not above sigma_start"):
+        ToySettings(sigma_end={"moons": sigma})
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_a_mixture_of_divergences_has_some_of_both(share: float) -> None:
+    with pytest.raises(VddError, match=r"vdd-diffused.*em"):
+        ToySettings(forward_kl=share)

@@ -20,9 +20,9 @@ class Toys:
     """
 
     toys: tuple[str, ...] = ("ring", "grid", "moons")
-    """ring, skewed-ring, rotating-ring, grid, moons."""
+    """ring, skewed-ring, rotating-ring, grid, moons, exact-moons."""
     variants: tuple[str, ...] = ("vdd-diffused",)
-    """vdd-diffused, vdd, vdd-warm, em, paper, teacher."""
+    """vdd-diffused, vdd-mixed, vdd, vdd-warm, em, paper, teacher."""
     seeds: int = 3
     """Seeds of each."""
     config: Shipped = None

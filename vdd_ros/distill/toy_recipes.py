@@ -11,7 +11,7 @@ from vdd_ros.distill.mixture_training import DistillSettings
 from vdd_ros.distill.teachers.edm import TeacherSettings
 from vdd_ros.distill.toys import TOYS, Toy
 
-Variant = Literal["vdd-diffused", "vdd", "vdd-warm", "em", "paper", "teacher"]
+Variant = Literal["vdd-diffused", "vdd-mixed", "vdd", "vdd-warm", "em", "paper", "teacher"]
 VARIANTS: tuple[Variant, ...] = get_args(Variant)
 
 _SCRATCH_SIGMA = 0.3
@@ -25,10 +25,18 @@ class ToySettings:
     """The recipe of `vdd-diffused`; the other variants differ from it as their names say."""
     n_experts: dict[str, int] = field(default_factory=dict)
     """Experts by toy; twice its modes where not named. `paper` takes one per mode."""
+    sigma_end: dict[str, float] = field(default_factory=dict)
+    """Last sigma of `vdd-diffused` and `vdd-mixed` by toy, where it differs from the recipe's."""
+    forward_kl: float = 0.02
+    """Share of maximum likelihood on teacher samples in the expert loss of `vdd-mixed`.
+
+    Beside steps of VDD in units of the action (`natural`), which are shorter than the likelihood's
+    by an expert's variance, a hundredth counts as much as the rest.
+    """
     n_iters: dict[str, int] = field(default_factory=dict)
     """Iterations by variant where they differ from the recipe's."""
     teacher: TeacherSettings = field(default_factory=TeacherSettings)
-    """The learned teacher of `moons`."""
+    """The learned teacher of `moons`; `exact-moons` is asked at the same sigmas."""
     sampler_steps: int = 16
     """Steps of Heun's method per teacher sample."""
 
@@ -40,6 +48,19 @@ class ToySettings:
                     raise VddError(f"unknown name '{name}'{did_you_mean(name, known)}")
                 if number < 1:
                     raise VddError(f"{name}: got {number}, expected at least 1")
+        for toy, sigma in self.sigma_end.items():
+            if toy not in TOYS:
+                raise VddError(f"sigma_end: unknown toy '{toy}'{did_you_mean(toy, TOYS)}")
+            if not 0 < sigma <= self.distill.sigma_start:
+                raise VddError(
+                    f"sigma_end of {toy}: got {sigma}, expected above 0 and not above "
+                    f"sigma_start ({self.distill.sigma_start})"
+                )
+        if not 0 < self.forward_kl < 1:
+            raise VddError(
+                f"forward_kl: got {self.forward_kl}, expected between 0 (which is vdd-diffused) "
+                "and 1 (which is em)"
+            )
         if self.sampler_steps < 2:
             raise VddError(f"sampler_steps: got {self.sampler_steps}, expected at least 2")
 
@@ -55,8 +76,12 @@ def recipe(variant: str, toy: Toy, settings: ToySettings) -> DistillSettings:
     n_iters = settings.n_iters.get(variant, base.n_iters)
     n_experts = settings.n_experts.get(toy.name, 2 * toy.n_modes)
     base = replace(base, n_iters=n_iters, student=replace(base.student, n_experts=n_experts))
-    if variant in ("vdd-diffused", "em"):
+    if variant == "em":
         return base
+    if variant in ("vdd-diffused", "vdd-mixed"):
+        share = settings.forward_kl if variant == "vdd-mixed" else base.forward_kl
+        end = settings.sigma_end.get(toy.name, base.sigma_end)
+        return replace(base, forward_kl=share, sigma_end=end)
     if variant == "vdd-warm":
         return replace(base, estimator="path")
     if variant == "vdd":
@@ -83,6 +108,7 @@ def describe_variants() -> Mapping[str, str]:
     """Return a readable name of every variant."""
     return {
         "vdd-diffused": "VDD, diffused (default)",
+        "vdd-mixed": "VDD, diffused, and a little forward KL",
         "vdd": "VDD",
         "vdd-warm": "VDD after EM",
         "em": "EM on teacher samples",

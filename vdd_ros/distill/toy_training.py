@@ -93,9 +93,10 @@ def run_toy(
 
     Args:
         name: of the toy.
-        variant: ``vdd-diffused`` (after EM, student and teacher noised alike), ``vdd-warm`` (the
-            teacher alone noised), ``vdd`` (the same without EM), ``em`` (maximum likelihood on
-            teacher samples), ``paper`` (see `recipe`), ``teacher`` (its samples).
+        variant: ``vdd-diffused`` (after EM, student and teacher noised alike), ``vdd-mixed`` (the
+            same with a share of maximum likelihood), ``vdd-warm`` (the teacher alone noised),
+            ``vdd`` (the same without EM), ``em`` (maximum likelihood on teacher samples),
+            ``paper`` (see `recipe`), ``teacher`` (its samples).
         seed: of everything random; the caller's generator is left as it was.
         settings: how.
 
