@@ -11,7 +11,6 @@ from tests.distill.toys import random_mixture
 from vdd_ros.core.mixture import GaussianMixture
 from vdd_ros.distill.mixture import (
     MixtureParameters,
-    deblur_covariance,
     diffuse,
     expert_log_prob,
     gate_entropy,
@@ -61,7 +60,7 @@ def test_everything_equals_the_numpy_reference(horizon, dim_act):
         np.testing.assert_allclose(ours[:, 0].numpy(), theirs, rtol=1e-9, atol=1e-9)
     wide = diffuse(mixture, torch.full((3,), 0.7, dtype=torch.float64))
     np.testing.assert_allclose(wide.scale_tril.numpy(), twin.diffuse(0.7).scale_tril, rtol=1e-9)
-    narrow = deblur_covariance(mixture, 0.4, min_std=0.1)
+    narrow = mixture._replace(covariance=mixture.covariance.deblur(0.4, min_std=0.1))
     np.testing.assert_allclose(
         narrow.scale_tril.numpy(), twin.deblur(0.4, 0.1).scale_tril, rtol=1e-7, atol=1e-9
     )

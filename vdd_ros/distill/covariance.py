@@ -86,7 +86,11 @@ class Covariance(ABC):
 
     @abstractmethod
     def deblur(self: Self, sigma: float, min_std: float) -> Self:
-        r"""Return :math:`\max(\Sigma - \sigma^2 I, s_{min}^2 I)`, the maximum over eigenvalues."""
+        r"""Return :math:`\max(\Sigma - \sigma^2 I, s_{min}^2 I)`, the maximum over eigenvalues.
+
+        A student that was judged by the teacher's score at noise level sigma ends at
+        :math:`\Sigma_\pi + \sigma^2 I`; this is the way back.
+        """
 
     @abstractmethod
     def marginal(self: Self, n_dims: int) -> Self:

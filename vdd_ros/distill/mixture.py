@@ -112,18 +112,6 @@ def diffuse(mixture: MixtureParameters, sigma: Float[Tensor, " B"]) -> MixturePa
     return mixture._replace(covariance=mixture.covariance.diffuse(sigma))
 
 
-def deblur_covariance(
-    mixture: MixtureParameters, sigma: float, *, min_std: float
-) -> MixtureParameters:
-    r"""Return the mixture with :math:`\sigma^2 I` taken out of every covariance.
-
-    A student that was judged by the teacher's score at noise level sigma ends at
-    :math:`\Sigma_\pi + \sigma^2 I`. This is the way back: :math:`\max(\Sigma - \sigma^2 I,
-    s_{min}^2 I)`, the maximum taken over eigenvalues.
-    """
-    return mixture._replace(covariance=mixture.covariance.deblur(sigma, min_std))
-
-
 def gaussian_entropy(covariance: Covariance) -> Float[Tensor, "B K"]:
     r"""Return :math:`\frac{D}{2}(1 + \log 2\pi) + \frac{1}{2} \log\det\Sigma` in nats."""
     return covariance.half_log_det() + 0.5 * covariance.dim * (1 + _LOG_2PI)
