@@ -103,6 +103,16 @@ def test_a_missing_or_foreign_array_is_named(block_push: Path) -> None:
         load_block_push(block_push)
 
 
+def test_an_episode_without_a_row_is_named(block_push: Path) -> None:
+    """A mask of zeros is padding and nothing else."""
+    masks = block_push / "multimodal_push_masks.npy"
+    empty = np.load(masks)
+    empty[1] = 0
+    np.save(masks, empty)
+    with pytest.raises(VddError, match="mask of episode 1 is not ones from the start"):
+        load_block_push(block_push)
+
+
 def turned(angle: np.ndarray) -> np.ndarray:
     """Quaternions w, x, y, z of a turn about the vertical."""
     zero = np.zeros_like(angle)
@@ -196,6 +206,35 @@ def test_aligning_takes_whole_poses_and_stacking_joints(tmp_path: Path) -> None:
     assert np.allclose(demos.action[:, 7], width[1:])
     assert np.allclose(demos.observation[:, 7], width[:-1])
     assert np.allclose(demos.observation[:, 8:11], written["red-box"]["pos"][:-1], atol=1e-6)
+
+
+def test_boxes_are_sorted_by_colour_and_then_by_number(tmp_path: Path) -> None:
+    """Red before blue, in whatever order the file has them."""
+    written = episode("sorting")
+    demos = load_d3il(write(tmp_path / "data", written), task="sorting")
+    for i, box in enumerate(("red-box1", "red-box2", "blue-box1", "blue-box2")):
+        columns = demos.observation[:, 4 + 3 * i : 6 + 3 * i]
+        assert np.allclose(columns, written[box]["pos"][:-1, :2], atol=1e-6), box
+
+
+def test_episodes_come_in_the_order_of_their_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder lists its files in any order; a data set has one."""
+    folder = write(tmp_path / "data", *(episode("pushing", n=4 + i) for i in range(3)))
+    listed = Path.glob
+    monkeypatch.setattr(Path, "glob", lambda self, p: reversed(sorted(listed(self, p))))
+    assert load_d3il(folder, task="pushing").episode_ends.tolist() == [3, 7, 12]
+
+
+def test_the_way_is_that_of_the_measured_path(tmp_path: Path) -> None:
+    """The command may be elsewhere: it is what was measured that passes obstacles."""
+    path = mode_path(13)[::4]
+    measured = np.concatenate([path, np.full((len(path), 1), 0.12)], axis=1)
+    content = {"robot": {"c_pos": measured, "des_c_pos": np.tile(measured[:1], (len(path), 1))}}
+    demos = load_d3il(write(tmp_path / "data", content), task="avoiding")
+    assert demos.mode is not None
+    assert way_name(int(demos.mode[0])) == way_name(13)
 
 
 def test_the_tangent_ignores_length_sign_and_half_turns() -> None:

@@ -12,8 +12,15 @@ from torch import Tensor
 
 from tests.distill.toys import ring_teacher
 from vdd_ros.core.errors import VddError
-from vdd_ros.distill.diagnostics.calibration import LEVELS, calibration, density_ranks
+from vdd_ros.distill.diagnostics.calibration import (
+    LEVELS,
+    Calibration,
+    calibration,
+    density_ranks,
+)
 from vdd_ros.distill.diagnostics.coverage import (
+    Coverage,
+    GateUse,
     cluster_actions,
     cluster_coverage,
     gate_use,
@@ -26,9 +33,16 @@ from vdd_ros.distill.diagnostics.distances import (
     sliced_wasserstein,
 )
 from vdd_ros.distill.diagnostics.opinion import Finding, findings
-from vdd_ros.distill.diagnostics.report import Diagnosis, DiagnosisSettings, diagnose
+from vdd_ros.distill.diagnostics.report import (
+    Diagnosis,
+    DiagnosisSettings,
+    TeacherDiagnosis,
+    diagnose,
+)
 from vdd_ros.distill.diagnostics.stein import (
     MOVED,
+    SteinComparison,
+    SteinDiscrepancy,
     compare_discrepancies,
     stein_discrepancy,
     stein_kernel,
@@ -199,6 +213,12 @@ def test_wrong_widths_show_as_the_closed_form_says(std: float) -> None:
     assert (found.bias > 0) == (std > 1)
 
 
+def test_the_densest_action_has_the_smallest_rank_and_not_zero() -> None:
+    """It is one of n + 1 exchangeable draws; a rank of 0 would make every region too full."""
+    ranks = density_ranks(gaussian(1.0), states(3), torch.zeros(3, 1, 2), n_draws=49)
+    assert ranks.flatten().tolist() == pytest.approx([1 / 50] * 3)
+
+
 def test_levels_that_are_ranks_are_met_exactly() -> None:
     ranks = torch.arange(1, 201)[None] / 200
     assert calibration(ranks).coverage == pytest.approx(LEVELS, abs=1e-9)
@@ -366,6 +386,27 @@ def test_a_collapsed_gate_is_named_with_its_remedy() -> None:
     assert not _by_name(found)["experts"].fine
 
 
+def _figures(*, bias: float = 0.0, n_actions: int = 1000, clusters: float = 8.0) -> Diagnosis:
+    """Return figures of a student whose gate knows one expert, put together by hand."""
+    level = Calibration((0.5,), (0.5 + bias,), abs(bias), bias, n_actions)
+    gate = GateUse(perplexity=1.0, usage=(1.0, 0.0), dead=(1,), never_first=(1,))
+    beside = TeacherDiagnosis(0.0, Coverage(clusters, 1.0, 1.0), level, ())
+    return Diagnosis(100, 2, gate, 0.0, level, beside)
+
+
+def test_one_expert_is_no_collapse_where_the_teacher_has_one_way() -> None:
+    assert not _by_name(findings(_figures(clusters=8.0), {}))["gate"].fine
+    assert _by_name(findings(_figures(clusters=1.3), {}))["gate"].fine
+
+
+def test_a_bias_that_few_actions_cannot_tell_from_none_is_fine() -> None:
+    """Ranks of a calibrated student have a mean of deviation .29 / sqrt n: .029 for a hundred."""
+    for bias in (0.09, -0.09):
+        few, many = (findings(_figures(bias=bias, n_actions=n), {}) for n in (100, 10_000))
+        assert _by_name(few)["calibration on the data"].fine
+        assert not _by_name(many)["calibration on the data"].fine
+
+
 def test_remedies_do_not_repeat_what_the_run_did() -> None:
     figures = _diagnosed(ring_student(0.1, preferred=12.0))
     did = {"warm_start": "em", "expert_weight": "floor", "student": {"n_experts": 64}}
@@ -412,12 +453,25 @@ def test_a_good_student_passes_whatever_the_seed() -> None:
         ]
 
 
-def test_what_is_too_small_to_matter_is_fine_however_sure() -> None:
-    """Means a seventh of sigma away: less than is tolerated."""
-    assert [v.fine for v in _stein_verdicts(displaced(0.01), replace(MANY, n_samples=128))] == [
-        True,
-        True,
-    ]
+def _compared(excess: float, *, error: float) -> Finding:
+    """Return the verdict on an excess, in units of what is tolerated."""
+    teacher, moved, student = (
+        SteinDiscrepancy(1.0 + u, 2.0, 3.0, 0.1) for u in (0.0, 1.0, excess)
+    )
+    row = SteinComparison(0.1, student, teacher, moved, excess=excess, excess_error=error)
+    figures = _figures()
+    assert figures.teacher is not None
+    beside = replace(figures.teacher, stein=(row,))
+    return findings(replace(figures, teacher=beside), {})[-1]
+
+
+def test_an_excess_is_judged_by_its_size_and_by_its_error() -> None:
+    """Small is fine however sure; large and sure is not; what cannot be told is not fine."""
+    assert _compared(0.9, error=0.01).fine
+    assert "wider or narrower" in _compared(1.1, error=0.01).remedy
+    assert _compared(-0.5, error=0.3).fine
+    for excess in (0.0, 1.1):
+        assert "too noisy to tell" in _compared(excess, error=0.4).remedy
 
 
 @pytest.mark.parametrize(
