@@ -525,6 +525,31 @@ def test_without_a_teacher_there_are_figures_of_the_data_alone() -> None:
     }
 
 
+def test_the_states_looked_at_reach_from_the_first_to_the_last() -> None:
+    """The last of a hundred windows is broken, and ten are looked at."""
+    action = torch.zeros(100, 1, 2)
+    action[-1] = math.nan
+    few = replace(FEW, n_states=10)
+    with pytest.raises(VddError, match="not finite"):
+        diagnose(ring_student(0.1), states(100), action, settings=few)
+    diagnose(ring_student(0.1), states(99), action[:99], settings=few)
+
+
+def test_a_teacher_is_not_asked_below_what_it_knows() -> None:
+    """Noise levels outside of its range are moved into it, and each is judged once."""
+
+    class Coarse(AnalyticTeacher):
+        sigma_min, sigma_max = 0.2, 5.0
+
+    ring, few = ring_teacher(), replace(FEW, n_states=4, n_samples=8, sigmas=(0.05, 0.1, 0.3))
+    coarse = Coarse(ring.weights, ring.means, ring.covariance)
+    found = diagnose(
+        ring_student(0.1), states(4), torch.zeros(4, 1, 2), teacher=coarse, settings=few
+    ).teacher
+    assert found is not None
+    assert [row.sigma for row in found.stein] == [0.2, 0.3]
+
+
 def test_a_diverged_student_is_named() -> None:
     student = ring_student(0.1)
     with torch.no_grad():
