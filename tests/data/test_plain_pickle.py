@@ -163,6 +163,29 @@ def test_no_opcode_reaches_code(
     assert os.listdir(tmp_path) == []
 
 
+@pytest.mark.parametrize(
+    ("program", "message"),
+    [
+        (b"cnumpy\ndtype\n.", "holds a function itself"),
+        (b"cnumpy\ndtype\n\x85.", "holds a function itself"),
+        (
+            b"cnumpy._core.multiarray\n_reconstruct\n(cnumpy\ndtype\n(I0\ntC\x01btR.",
+            "an array of another class",
+        ),
+        (b"}I1\na.", "adds items to a dict"),
+        (b"]NNs.", "adds items to a list"),
+        (b"]I1\n(a.", "takes more from its stack than it put there"),
+    ],
+    ids=["function", "function in a tuple", "class", "dict", "list", "below a mark"],
+)
+def test_known_names_and_containers_are_used_as_what_they_are(
+    program: bytes, message: str
+) -> None:
+    """A known function never comes out as data, and nothing is done to the wrong container."""
+    with pytest.raises(VddError, match=message):
+        parse_plain_pickle(program)
+
+
 def reconstructed(state: bytes) -> bytes:
     """A pickled array with this state tuple."""
     return (
@@ -268,6 +291,15 @@ def test_deeply_nested_data_does_not_overflow_the_stack() -> None:
     depth = 100_000
     for program in (b"]" * depth + b"a" * (depth - 1) + b".", b")" + b"\x85" * depth + b"."):
         parse_plain_pickle(program)
+
+
+def test_a_file_that_is_too_large_is_not_even_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a.pkl").write_bytes(pickle.dumps(list(range(100))))
+    monkeypatch.setattr("vdd_ros.data.plain_pickle.MAX_BYTES", 100)
+    with pytest.raises(VddError, match=r"a\.pkl: \d+ bytes; expected a pickle of at most 100"):
+        read_plain_pickle(tmp_path / "a.pkl")
 
 
 def test_files_are_named(tmp_path: Path) -> None:
