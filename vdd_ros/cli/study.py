@@ -22,8 +22,9 @@ DEFAULT_CONFIG = "config/study/avoiding_scripted.yaml"
 class Study:
     """Compare teachers, students and rivals over several training seeds.
 
-    What is finished is never computed again: the same command continues an interrupted study, and
-    tries again what failed (exit status 1).
+    Where there is no simulator, episodes that were kept from training are predicted
+    (config/study/heldout.yaml). What is finished is never computed again: the same command
+    continues an interrupted study, and tries again what failed (exit status 1).
     """
 
     data: Annotated[
