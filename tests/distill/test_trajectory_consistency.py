@@ -29,7 +29,8 @@ def toy_model() -> TrajectoryModel:
 
 def toy_training(model: TrajectoryModel, **options) -> TrajectoryTraining:
     settings = {"n_iters": 300, "batch_size": 256, "warm_start_iters": 0}
-    options = {"n_scales": 10, "learning_rate": 3e-3} | options
+    fine = {"n_scales": 10, "solver": "heun", "learning_rate": 3e-3}
+    options = fine | {"target_decay": 0.0, "end_share": 0.0} | options
     own = {k: options.pop(k) for k in list(options) if k in TrajectorySettings.__annotations__}
     given = DistillSettings(**(settings | options), trajectory=TrajectorySettings(**own))
     return TrajectoryTraining(model, given, gaussian_targets(), teacher=GaussianTeacher())
@@ -98,6 +99,31 @@ def test_the_loss_of_the_exact_trajectory_is_that_of_the_solver_alone(max_steps)
     assert untrained > 10 * exact
 
 
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_a_share_of_the_pairs_jumps_to_the_end(share):
+    """That many rows jump to 0 at once, the others as evenly as ever; none jumps upwards."""
+    model = toy_model()
+    training = toy_training(model, end_share=share)
+    targets, stops, starts = gaussian_targets(2000), [], []
+    jump = model.jump
+
+    def recording(x, start, stop, obs):
+        starts.append(start)
+        stops.append(stop)
+        return jump(x, start, stop, obs)
+
+    model.jump = recording  # type: ignore[method-assign]
+    index = torch.zeros(2000, dtype=torch.long)
+    x = targets.action[:, 0] + SIGMA_MAX * torch.randn(2000, 1, 2)
+    training.trajectory_loss(x, index, targets.obs)
+    (stop,), (start,) = stops, starts
+    # Ten levels are left after the solver's step, 0 among them.
+    wanted = share + (1 - share) / 10
+    assert float((stop == 0).float().mean()) == pytest.approx(wanted, abs=0.03)
+    assert len(stop.unique()) == (1 if share == 1 else 10)
+    assert (stop < start).all()
+
+
 def test_only_the_first_jump_learns():
     """The outer jump and the target are constants: one network's gradient, none of the copy's."""
     model = toy_model()
@@ -152,6 +178,7 @@ def test_the_denoising_loss_is_the_teachers_own():
     ({"max_steps": 0}, "trajectory.max_steps: got 0, expected at least 1"),
     ({"denoising_weight": -1.0}, "trajectory.denoising_weight: got -1.0, expected 0 or more"),
     ({"target_decay": -0.1}, "trajectory.target_decay: got -0.1"),
+    ({"end_share": 1.5}, "trajectory.end_share: got 1.5, expected a share between 0 and 1"),
 ])  # fmt: skip
 def test_a_bad_setting_is_named(wrong, message):
     with pytest.raises(VddError, match=message):
