@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,8 @@ from vdd_ros.distill.export import export_policy
 from vdd_ros.distill.mixture_training import DistillSettings
 from vdd_ros.distill.pipeline import distill, train_teacher
 from vdd_ros.distill.student import StudentSettings
+from vdd_ros.distill.study.recipes import student_settings, teacher_settings
+from vdd_ros.distill.study.settings import StudySettings
 from vdd_ros.distill.teachers.settings import TeacherSettings
 from vdd_ros.runtime.diffusion_policy import DiffusionPolicy, DiffusionSettings
 from vdd_ros.runtime.policy_file import PolicyFile
@@ -140,3 +143,29 @@ def test_the_shipped_settings_files_are_what_they_say(name):
     assert settings.family == "ddpm"
     assert settings.clips
     assert (settings.backbone == "unet") == (name == "chunked_unet")
+
+
+@pytest.mark.parametrize("backbone", ["transformer", "unet"])
+def test_the_backbones_that_are_compared_learn_the_same_thing(backbone):
+    """They differ in their network and how long and fast it learns, in nothing that is learnt."""
+    base = load_yaml(TeacherSettings, ROOT / "config/train/avoiding_human.yaml")
+    other = load_yaml(TeacherSettings, ROOT / f"config/train/avoiding_human_{backbone}.yaml")
+    assert other.backbone == backbone
+    learning = {"n_iters", "batch_size", "learning_rate"}
+    network = {field.name for field in fields(base.network())} - {"n_obs_steps", "horizon"}
+    for field in fields(base):
+        if field.name not in network | learning:
+            assert getattr(other, field.name) == getattr(base, field.name), field.name
+
+
+def test_the_study_of_backbones_asks_every_teacher_for_the_same_student():
+    """Three teachers, each with its student, and nothing but the teacher differs."""
+    study = load_yaml(StudySettings, ROOT / "config/study/backbones.yaml")
+    rows, (task,) = study.resolved(), study.tasks
+    found = {teacher_settings(task, row, seed=0).backbone for row in rows if row.is_teacher}
+    assert found == {"mlp", "transformer", "unet"}
+    asked = {teacher_settings(task, row, seed=0).backbone for row in rows if not row.is_teacher}
+    assert asked == found
+    first, *others = [student_settings(task, row, seed=0) for row in rows if not row.is_teacher]
+    assert all(other == first for other in others)
+    assert (first.forward_kl, first.n_iters) == (0.5, 3000)
