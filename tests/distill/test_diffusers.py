@@ -37,9 +37,9 @@ def raw_output(prediction: str, x: torch.Tensor, sigma: float) -> torch.Tensor:
     return (denoise(x, sigma) - c.skip * x) / c.out
 
 
-def levels_and_noise(betas: str) -> tuple[dict, list[float], torch.Tensor]:
-    settings = TeacherSettings(family="ddpm", n_diffusion_steps=N, betas=betas)
-    known = {"num_train_timesteps": N, "trained_betas": ddpm_betas(settings).tolist()}
+def levels_and_noise(betas: str, n: int = N) -> tuple[dict, list[float], torch.Tensor]:
+    settings = TeacherSettings(family="ddpm", n_diffusion_steps=n, betas=betas)
+    known = {"num_train_timesteps": n, "trained_betas": ddpm_betas(settings).tolist()}
     sigmas = [*ddpm_sigmas(settings)[::-1].tolist(), 0.0]
     return known, sigmas, torch.randn(len(OBS), 1, 2, dtype=torch.float64)
 
@@ -100,6 +100,36 @@ def test_dpm_solver_is_ours(betas, prediction):
     scheduler.set_timesteps(N)
     theirs = vp_walk(scheduler, prediction, sigmas[0] * noise, sigmas)
     ours = sample("dpmpp_2m", denoise, sigmas[0] * noise, sigmas)
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=2e-3)
+
+
+@pytest.mark.parametrize("n", [8, 64, 100])
+@pytest.mark.parametrize("kind", ["euler_ancestral", "ddim", "dpmpp_2m"])
+def test_the_other_published_numbers_of_levels_agree_as_well(kind, n):
+    """Avoiding 8, Pushing 64, Diffusion Policy 100; cosine betas, noise predicted."""
+    known, sigmas, noise = levels_and_noise("cosine", n)
+    plain = {"prediction_type": "epsilon", "clip_sample": False}
+    scheduler, step = {
+        "euler_ancestral": lambda: (
+            diffusers.DDPMScheduler(**known, **plain, variance_type="fixed_small"),
+            {"generator": torch.Generator().manual_seed(1)},
+        ),
+        "ddim": lambda: (diffusers.DDIMScheduler(**known, **plain), {"eta": 0.0}),
+        "dpmpp_2m": lambda: (
+            diffusers.DPMSolverMultistepScheduler(
+                **known, prediction_type="epsilon", algorithm_type="dpmsolver++", solver_order=2,
+                final_sigmas_type="zero", timestep_spacing="trailing",
+            ),
+            {},
+        ),
+    }[kind]()  # fmt: skip
+    scheduler.set_timesteps(n)
+    theirs = vp_walk(scheduler, "epsilon", sigmas[0] * noise, sigmas, **step)
+    generator = torch.Generator().manual_seed(1)
+    ours = sample(
+        kind, denoise, sigmas[0] * noise, sigmas,
+        lambda: torch.randn(noise.shape, generator=generator, dtype=torch.float64),
+    )  # fmt: skip
     torch.testing.assert_close(ours, theirs, rtol=0, atol=2e-3)
 
 
