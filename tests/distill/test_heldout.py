@@ -195,19 +195,20 @@ def test_expert_errors_are_those_of_plain_loops() -> None:
     assert figures.rmse_argmax_per_dim == pytest.approx(per_dim.tolist(), rel=1e-5)
 
 
+class Dressed:
+    """An analytic teacher, N(0, .25) per number, with what training adds to one."""
+
+    observation = Affine(1)
+    action = Affine(2, Normalizer(np.float32([5.0, -3.0]), np.float32([2.0, 10.0])))
+    horizon, dim_act = 1, 2
+    sigma_min, sigma_max, schedule = 0.01, 10.0, "exponential"
+    denoise = staticmethod(
+        AnalyticTeacher(torch.ones(1), torch.zeros(1, 1, 2), 0.25 * torch.eye(2)[None]).denoise
+    )
+
+
 def test_a_teacher_is_sampled_in_raw_units() -> None:
     """Draws of an analytic Gaussian teacher behind a normaliser have its mean and deviation."""
-    teacher = AnalyticTeacher(torch.ones(1), torch.zeros(1, 1, 2), 0.25 * torch.eye(2)[None])
-
-    class Dressed:
-        """The teacher with what training adds to it."""
-
-        observation = Affine(1)
-        action = Affine(2, Normalizer(np.float32([5.0, -3.0]), np.float32([2.0, 10.0])))
-        horizon, dim_act = 1, 2
-        sigma_min, sigma_max, schedule = 0.01, 10.0, "exponential"
-        denoise = staticmethod(teacher.denoise)
-
     draws = teacher_sampler(Dressed(), n_steps=64, kind="heun")(
         torch.zeros(3, 1, 1), 2000, torch.Generator().manual_seed(0)
     )
@@ -215,6 +216,18 @@ def test_a_teacher_is_sampled_in_raw_units() -> None:
     flat = draws.reshape(-1, 2)
     assert torch.allclose(flat.mean(0), torch.tensor([5.0, -3.0]), atol=0.3)
     assert torch.allclose(flat.std(0), torch.tensor([1.0, 5.0]), rtol=0.06)
+
+
+@pytest.mark.parametrize("sigma", [None, 0.5])
+def test_one_step_ends_at_the_denoised_noise_it_started_from(sigma: float | None) -> None:
+    """v sigma / (v + sigma^2) of a deviation is left, from wherever sampling starts."""
+    draws = teacher_sampler(Dressed(), n_steps=1, start_sigma=sigma)(
+        torch.zeros(1, 1, 1), 8000, torch.Generator().manual_seed(0)
+    )
+    start = sigma or Dressed.sigma_max
+    left = 0.25 * start / (0.25 + start**2)
+    expected = left * torch.tensor([2.0, 10.0])
+    assert torch.allclose(draws.reshape(-1, 2).std(0), expected, rtol=0.05)
 
 
 def episodes(n: int = 10, length: int = 20) -> Demonstrations:
