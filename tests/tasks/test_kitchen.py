@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from vdd_ros.core.config_io import load_yaml
 from vdd_ros.core.errors import VddError
 from vdd_ros.tasks.kitchen import (
     GOALS,
@@ -160,3 +163,71 @@ def test_actions_that_are_no_numbers_are_refused(kitchen: KitchenTask) -> None:
         kitchen.step(np.full((1, 9), np.nan))
     with pytest.raises(VddError, match="known levels: ideal"):
         make_task("kitchen", level="panda")
+
+
+def record(kitchen: KitchenTask, folder: Path, lengths: tuple[int, ...]) -> None:
+    """Write episodes of random actions as Relay Kitchen is published: time first, padded."""
+    longest, rng = max(lengths), np.random.default_rng(0)
+    mask = np.arange(longest)[:, None] < np.array(lengths)
+    now = kitchen.reset(len(lengths), rng)
+    seen, done = [], []
+    for _ in range(longest):
+        done.append(rng.uniform(-1, 1, (len(lengths), 9)))
+        seen.append(np.concatenate([now, np.zeros_like(now)], axis=1))  # the other half is a goal
+        now = kitchen.step(done[-1])
+    folder.mkdir()
+    np.save(folder / "observations_seq.npy", np.array(seen) * mask[..., None])
+    np.save(folder / "actions_seq.npy", np.array(done) * mask[..., None])
+    np.save(folder / "existence_mask.npy", mask.astype(np.float64))
+
+
+def test_the_shipped_study_runs_on_a_folder_in_the_published_format(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every row of config/study/kitchen.yaml: read, trained, rolled out in the simulator, noted.
+
+    A few iterations on what is no demonstration: that the row can be filled, not with what.
+    """
+    pytest.importorskip("gymnasium_robotics", reason="needs the extra [sim]: gymnasium-robotics")
+    pytest.importorskip("torch", reason="training needs torch")
+    from vdd_ros.distill.study.changes import with_data
+    from vdd_ros.distill.study.pair import Pair
+    from vdd_ros.distill.study.rows import read_failures, read_rows
+    from vdd_ros.distill.study.runner import check
+    from vdd_ros.distill.study.settings import StudySettings
+    from vdd_ros.distill.study.variants import Variant
+
+    monkeypatch.setattr(KitchenTask, "max_steps", 60)
+    record(KitchenTask(), tmp_path / "recordings", (40, 24, 30))
+    shipped = Path(__file__).parents[2] / "config" / "study" / "kitchen.yaml"
+    settings = with_data(load_yaml(StudySettings, shipped), [f"kitchen:{tmp_path / 'recordings'}"])
+    check(settings)
+    (task,) = settings.tasks
+    monkeypatch.setattr(KitchenTask, "max_steps", 12)
+
+    def shortened(row: Variant | None, method: str | None) -> Variant:
+        row = replace(
+            row or Variant(),
+            teacher_overrides={"n_iters": 6, "width": 32} | (row.teacher_overrides if row else {}),
+        )
+        if method == "teacher":
+            return row
+        small = {"n_iters": 6, "student.width": 32, "cache_states": 64, "batch_size": 16}
+        return replace(row, overrides=row.overrides | small)
+
+    rows = {row.name: row.method for row in settings.resolved()}
+    names = dict(zip(settings.rows, rows, strict=True))
+    short = replace(
+        settings,
+        rows={key: shortened(row, rows[names[key]]) for key, row in settings.rows.items()},
+        tasks=(replace(task, rollouts=2),),
+    )
+    Pair(short, tmp_path / "study", short.tasks[0], 0).run()
+    assert list(read_failures(tmp_path / "study")) == []
+    lines = {line.row: line for line in read_rows(tmp_path / "study")}
+    assert list(lines) == list(rows)
+    for line in lines.values():
+        assert line.n_modes == N_MODES
+        assert line.n_judged == 2
+        assert 0.0 <= line.figures["reward"] <= 1.0
+        assert line.figures["solved"] == 4 * line.figures["reward"]
