@@ -48,7 +48,7 @@ def teacher(demos, tmp_path) -> Path:
 
 
 @pytest.mark.parametrize(("method", "queries"), [
-    ("em", 0), ("imc", 0), ("em-teacher", _SAMPLES), ("cd", 2 * _STEPS), ("ctm", 2 * _STEPS),
+    ("em", 0), ("imc", 0), ("em-teacher", _SAMPLES), ("cd", _STEPS), ("ctm", _STEPS),
     # 20 iterations of VDD proper, two experts a state, two actions an expert.
     ("vdd", _SAMPLES + 20 * 16 * 2 * 2),
 ])  # fmt: skip
