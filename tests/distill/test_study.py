@@ -214,7 +214,10 @@ def test_the_time_to_the_final_score_is_when_the_curve_arrives_for_good(points, 
 
 def test_a_curve_ends_at_the_rows_own_figures_and_its_band_is_the_spread_of_seeds() -> None:
     points = tuple(replace(p, iteration=50 * (p.iteration + 1)) for p in curve((5, 0.2), (9, 0.3)))
-    rows = [replace(ROW, curve=points), replace(with_figures(ROW, score=0.92), seed=1, curve=points)]
+    rows = [
+        replace(ROW, curve=points),
+        replace(with_figures(ROW, score=0.92), seed=1, curve=points),
+    ]
     (table,) = summarise(study_of(), rows)
     (line,) = table.rows
     # The second point was taken after the last iteration: the row's own figures stand there.
