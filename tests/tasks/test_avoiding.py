@@ -171,6 +171,18 @@ def test_success_needs_more_than_the_goal_line() -> None:
     assert task.outcome().success[0]
 
 
+def test_a_robot_thrown_past_the_obstacles_has_not_succeeded() -> None:
+    """Beyond the goal line, but where no arm reaches: the rollout has ended, and has failed."""
+    task = moved_to(new(2), (-98.0, 63.0))
+    assert task.done.all()
+    assert not task.outcome().success.any()
+    assert not task.contact.any()
+    near = moved_to(new(1), (0.95, -0.27))
+    assert not near.done[0]
+    moved_to(near, (0.97, -0.27))
+    assert near.done[0]
+
+
 def test_a_rollout_ends_after_250_steps() -> None:
     """8.75 s at 28.57 Hz."""
     task = new(2)

@@ -156,6 +156,23 @@ def test_an_action_that_is_not_finite_is_named_with_its_place() -> None:
         rollout(make_task("avoiding"), lambda w, r: (chunk, np.zeros(3, int)), n=3, seed=0)
 
 
+def test_what_is_answered_for_a_robot_that_has_ended_does_not_matter() -> None:
+    """Robot 0 leaves at once; NaN for where it ended must not cost the others their rollout."""
+
+    def policy(
+        window: Window, rng: np.random.Generator
+    ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+        chunk, expert = upwards(window, rng)
+        chunk = chunk.copy()
+        chunk[0] = 50.0 if np.allclose(window[0, -1, :2], START, atol=1e-6) else np.nan
+        return chunk, expert
+
+    result = rollout(make_task("avoiding"), policy, n=2, seed=0)
+    alone = rollout(make_task("avoiding"), upwards, n=1, seed=0)
+    assert result.steps.tolist() == [1, int(alone.steps[0])]
+    assert not result.success.any()
+
+
 def test_entropy_has_its_closed_forms() -> None:
     """Uniform is 1, one mode is 0, two of 24 equally is log 2 / log 24, none is 0."""
     assert mode_entropy(np.full(24, 20)) == pytest.approx(1.0)

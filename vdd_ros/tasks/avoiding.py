@@ -38,6 +38,9 @@ GOAL_Y_M = 0.35
 """Beyond this y, without contact, a rollout has succeeded."""
 DT_S = 0.035
 """Seconds per control step: 28.57 Hz."""
+REACH_M = 1.0
+"""Distance from the arm's base, the origin, at which a rod is lost: the original's arm reaches
+.855 m, and a rod thrown past the obstacles at such a distance has not gone through them."""
 MAX_STEPS = 250
 """Steps after which a rollout ends without success."""
 N_MODES = 24
@@ -201,6 +204,7 @@ class AvoidingTask:
         self._gaps = np.full((n, 3), -1, np.int64)
         self._steps = np.zeros(n, np.int64)
         self._contact = np.zeros(n, bool)
+        self._lost = np.zeros(n, bool)
         self._success = np.zeros(n, bool)
         return self.observe()
 
@@ -221,8 +225,9 @@ class AvoidingTask:
 
     @property
     def done(self) -> NDArray[np.bool_]:
-        """[N] touched, arrived, or out of steps."""
-        return self._contact | self._success | (self._steps >= self.max_steps)
+        """[N] touched, out of reach, arrived, or out of steps."""
+        ended: NDArray[np.bool_] = self._contact | self._lost | self._success
+        return ended | (self._steps >= self.max_steps)
 
     def outcome(self) -> Outcome:
         """Success and mode of every robot so far."""
@@ -260,5 +265,7 @@ class AvoidingTask:
         self._gaps = np.where(moving, mark_gaps(self._gaps, self.measured), self._gaps)
         self._steps += active
         self._contact |= touched
-        self._success |= active & ~touched & (self.measured[:, 1] > GOAL_Y_M)
+        self._lost |= active & (np.linalg.norm(self.measured, axis=1) > REACH_M)
+        arrived = self.measured[:, 1] > GOAL_Y_M
+        self._success |= active & ~touched & ~self._lost & arrived
         return self.observe()

@@ -80,7 +80,10 @@ def rollout(
         if position == 0:
             chunk, expert = policy(window, policy_rng)
             chunk, expert = np.asarray(chunk), np.asarray(expert)
-            _check_answer(chunk, expert, task, n, n_action_steps, step=len(experts))
+            _check_shape(chunk, expert, task, n, n_action_steps)
+            # Robots that have ended stand anywhere; what is said about them is not executed.
+            chunk = np.where(active[:, None, None], chunk, 0.0)
+            _check_finite(chunk, step=len(experts))
         observation = task.step(chunk[:, position])
         window = np.roll(window, -1, axis=1)
         window[:, -1] = observation
@@ -100,16 +103,10 @@ def rollout(
     )
 
 
-def _check_answer(
-    chunk: Array,
-    expert: NDArray[np.integer],
-    task: Task,
-    n: int,
-    n_action_steps: int,
-    *,
-    step: int,
+def _check_shape(
+    chunk: Array, expert: NDArray[np.integer], task: Task, n: int, n_action_steps: int
 ) -> None:
-    """Refuse an answer that is not a chunk of finite actions and an expert per robot."""
+    """Refuse an answer that is not a chunk of actions and an expert per robot."""
     horizon = chunk.shape[1] if chunk.ndim == 3 else 0
     fits = chunk.shape == (n, horizon, task.dim_act) and expert.shape == (n,)
     if not fits or horizon < n_action_steps:
@@ -117,6 +114,10 @@ def _check_answer(
             f"the policy returned chunk {chunk.shape} and expert {expert.shape}; task "
             f"'{task.name}' expects ({n}, {n_action_steps} or more, {task.dim_act}) and ({n},)"
         )
+
+
+def _check_finite(chunk: Array, *, step: int) -> None:
+    """Refuse actions that no robot could execute."""
     if not np.isfinite(chunk).all():
         robot = int(np.argwhere(~np.isfinite(chunk))[0][0])
         raise VddError(
