@@ -108,7 +108,7 @@ def describe_variants() -> Mapping[str, str]:
     """Return a readable name of every variant."""
     return {
         "vdd-diffused": "VDD, diffused (default)",
-        "vdd-mixed": "VDD, diffused, and a little forward KL",
+        "vdd-mixed": "VDD with forward KL",
         "vdd": "VDD",
         "vdd-warm": "VDD after EM",
         "em": "EM on teacher samples",
