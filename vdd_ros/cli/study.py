@@ -11,6 +11,7 @@ import tyro
 
 from vdd_ros.cli.command import Answer, Shipped, require_at_least
 from vdd_ros.cli.train import require_torch
+from vdd_ros.core.errors import VddError
 
 Names = Annotated[
     tuple[str, ...], tyro.conf.arg(metavar="NAME", help_behavior_hint="(default: all)")
@@ -46,20 +47,48 @@ class Study:
         tuple[Path, ...], tyro.conf.arg(metavar="FOLDER", help_behavior_hint="(optional)")
     ] = ()
     """Compute nothing: render and print these studies from the rows they have."""
+    record: Annotated[Path | None, tyro.conf.arg(help_behavior_hint="(optional)")] = None
+    """Also keep settings and rows in this folder, small and without weights (docs/studies/)."""
+    page: Annotated[Path | None, tyro.conf.arg(help_behavior_hint="(optional)")] = None
+    """Put the tables of the --render-only folders between their marks in this page instead."""
     json: bool = False
     """Print one JSON object: tables (paths), studies (means, intervals, differences, curves)."""
 
     def run(self) -> Answer:
         """Run, or continue, or only print."""
+        if self.page is not None:
+            return self._paged(self.page)
         tables = [_rendered(folder) for folder in self.render_only] or [self._computed()]
         results = [table.with_name("results.json") for table in tables]
         studies = [json.loads(path.read_text(encoding="utf-8")) for path in results]
+        if self.record is not None:
+            self._kept(self.record)
         failed = any(study["failures"] for study in studies)
         return Answer(
             data={"tables": [str(table) for table in tables], "studies": studies},
             text="\n".join(table.read_text(encoding="utf-8") for table in tables),
             exit_code=1 if failed and not self.render_only else 0,
         )
+
+    def _paged(self, page: Path) -> Answer:
+        from vdd_ros.distill.study.records import refresh_page
+
+        if not self.render_only or self.record is not None:
+            raise VddError(
+                "--page takes tables from the studies or records of --render-only, and nothing "
+                "else; for example: vdd study --render-only docs/studies/* --page docs/results.md"
+            )
+        changed = refresh_page(page, self.render_only)
+        said = "tables renewed" if changed else "its tables are as the rows say"
+        return Answer(data={"page": str(page), "changed": changed}, text=f"{page}: {said}")
+
+    def _kept(self, record: Path) -> None:
+        from vdd_ros.distill.study.records import keep_record
+
+        if len(self.render_only) > 1:
+            raise VddError(f"--record {record}: got several studies, expected one")
+        (folder,) = self.render_only or (self.out,)
+        keep_record(folder, record)
 
     def _computed(self) -> Path:
         require_torch("vdd study")

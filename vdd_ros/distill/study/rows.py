@@ -90,12 +90,12 @@ def append_row(file: Path, row: StudyRow) -> None:
 
 
 def read_rows(folder: Path) -> Iterator[StudyRow]:
-    """Yield the finished rows of a study.
+    """Yield the finished rows of a study, or of the record of one.
 
     Raises:
         VddError: a line that is not a row.
     """
-    for path in sorted(folder.glob(f"*/{ROWS}")):
+    for path in sorted(folder.glob(f"*/{ROWS}")) or sorted(folder.glob(ROWS)):
         for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
             yield _row(line, where=f"{path}:{number}")
 
