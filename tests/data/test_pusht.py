@@ -81,9 +81,9 @@ def test_trainings_keep_such_chunks_where_their_settings_say_so(
 ) -> None:
     """Teacher and student; without padding no chunk of 5 fits into episodes of 3 and 4 rows."""
     pytest.importorskip("torch")
-    from vdd_ros.distill.mixture_training import DistillSettings
+    from vdd_ros.distill.methods.mixture_training import DistillSettings
+    from vdd_ros.distill.mixtures.student import StudentSettings
     from vdd_ros.distill.pipeline import distill, train_teacher
-    from vdd_ros.distill.student import StudentSettings
     from vdd_ros.distill.teachers.edm import TeacherSettings
 
     demos = load_pusht_human(saved(arrays, tmp_path))

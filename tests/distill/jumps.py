@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from vdd_ros.distill.jumps import JumpShape, JumpTraining
+from vdd_ros.distill.methods.jumps import JumpShape, JumpTraining
 from vdd_ros.distill.networks.denoising import DenoisingShape
-from vdd_ros.distill.targets import Targets
 from vdd_ros.distill.teachers.analytic import AnalyticTeacher
+from vdd_ros.distill.training.targets import Targets
 
 SIGMA_MIN, SIGMA_MAX = 0.05, 2.0
 SPREAD = torch.tensor([[0.30, 0.12], [0.12, 0.20]])

@@ -8,7 +8,7 @@ import pytest
 
 from vdd_ros.core.config_io import from_dict, load_yaml
 from vdd_ros.core.errors import VddError
-from vdd_ros.distill.mixture_training import DistillSettings
+from vdd_ros.distill.methods.mixture_training import DistillSettings
 from vdd_ros.distill.teachers.edm import TeacherSettings
 
 CONFIG = Path(__file__).parents[2] / "config"

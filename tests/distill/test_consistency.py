@@ -19,12 +19,12 @@ from tests.distill.jumps import (
     scramble,
 )
 from vdd_ros.core.errors import VddError
-from vdd_ros.distill.consistency import ConsistencyModel, ConsistencyTraining
 from vdd_ros.distill.denoisers import Teacher, sample_actions
-from vdd_ros.distill.jumps import distance, take_over
-from vdd_ros.distill.mixture_training import DistillSettings
+from vdd_ros.distill.methods.consistency import ConsistencyModel, ConsistencyTraining
+from vdd_ros.distill.methods.jumps import distance, take_over
+from vdd_ros.distill.methods.mixture_training import DistillSettings
+from vdd_ros.distill.methods.rival_settings import ConsistencySettings
 from vdd_ros.distill.networks.denoising import make_denoising_network
-from vdd_ros.distill.rivals import ConsistencySettings
 
 
 def toy_model(**shape) -> ConsistencyModel:

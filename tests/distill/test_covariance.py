@@ -9,9 +9,9 @@ import torch
 from torch.distributions import Categorical, LowRankMultivariateNormal, MultivariateNormal
 
 from tests.distill.toys import random_covariance
-from vdd_ros.distill.covariance import Covariance, Diagonal, Triangular
-from vdd_ros.distill.low_rank import LowRank
-from vdd_ros.distill.mixture import (
+from vdd_ros.distill.mixtures.covariance import Covariance, Diagonal, Triangular
+from vdd_ros.distill.mixtures.low_rank import LowRank
+from vdd_ros.distill.mixtures.mixture import (
     MixtureParameters,
     diffuse,
     expert_log_prob,

@@ -10,7 +10,6 @@ import torch
 from vdd_ros.core.errors import VddError
 from vdd_ros.core.schedules import sigma_schedule
 from vdd_ros.distill.denoisers import Teacher, sample_actions, score
-from vdd_ros.distill.targets import Targets
 from vdd_ros.distill.teachers.adapter import PREDICTIONS, sigma_from_alpha_bar
 from vdd_ros.distill.teachers.analytic import AnalyticTeacher
 from vdd_ros.distill.teachers.base import DenoisingTeacher, measured_action_box
@@ -18,6 +17,7 @@ from vdd_ros.distill.teachers.ddpm import ddpm_betas, ddpm_sigmas
 from vdd_ros.distill.teachers.family import make_teacher
 from vdd_ros.distill.teachers.settings import TeacherSettings
 from vdd_ros.distill.teachers.training import TeacherTraining
+from vdd_ros.distill.training.targets import Targets
 
 BOX = torch.tensor([[-2.0, -1.0], [2.0, 1.0]])
 

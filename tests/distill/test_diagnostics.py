@@ -47,7 +47,7 @@ from vdd_ros.distill.diagnostics.stein import (
     stein_discrepancy,
     stein_kernel,
 )
-from vdd_ros.distill.student import GaussianMixtureOfExperts, StudentSettings
+from vdd_ros.distill.mixtures.student import GaussianMixtureOfExperts, StudentSettings
 from vdd_ros.distill.teachers.analytic import AnalyticTeacher
 
 

@@ -10,10 +10,11 @@ import torch
 from torch import nn
 
 from vdd_ros.core.errors import VddError
-from vdd_ros.distill import checkpoint
+from vdd_ros.distill import loading
 from vdd_ros.distill.pipeline import train_teacher
 from vdd_ros.distill.teachers.settings import TeacherSettings
-from vdd_ros.distill.trainer import LoopSettings, train
+from vdd_ros.distill.training import checkpoint
+from vdd_ros.distill.training.trainer import LoopSettings, train
 
 EVERY_TIME = LoopSettings(checkpoint_every_s=0.0)
 NEVER = LoopSettings(checkpoint_every_s=1e9)
@@ -93,7 +94,7 @@ def test_a_real_teacher_that_diverges_is_stopped_and_stays_loadable(demos, tmp_p
     with pytest.raises(VddError, match=r"at iteration .*training diverged"):
         train_teacher(demos, settings, tmp_path / "run", loop=EVERY_TIME)
     if (tmp_path / "run" / checkpoint.WEIGHTS).exists():
-        teacher = checkpoint.load_teacher(tmp_path / "run")
+        teacher = loading.load_teacher(tmp_path / "run")
         assert all(bool(p.isfinite().all()) for p in teacher.parameters())
 
 

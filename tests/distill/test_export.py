@@ -21,14 +21,15 @@ from vdd_ros.core.normalizer import Normalizer
 from vdd_ros.core.samplers import euler
 from vdd_ros.core.schedules import sigma_schedule
 from vdd_ros.data.demonstrations import Demonstrations
-from vdd_ros.distill import checkpoint
-from vdd_ros.distill.checkpoint import RunInfo, load_student, load_teacher, settings_tree
 from vdd_ros.distill.export import export_policy, fit_contract, policy
-from vdd_ros.distill.mixture_training import DistillSettings
+from vdd_ros.distill.loading import load_student, load_teacher
+from vdd_ros.distill.methods.mixture_training import DistillSettings
+from vdd_ros.distill.mixtures.student import Backbone, GaussianMixtureOfExperts, StudentSettings
 from vdd_ros.distill.networks.normalization import Affine
 from vdd_ros.distill.pipeline import distill, train_teacher
-from vdd_ros.distill.student import Backbone, GaussianMixtureOfExperts, StudentSettings
 from vdd_ros.distill.teachers.edm import TeacherSettings
+from vdd_ros.distill.training import checkpoint
+from vdd_ros.distill.training.checkpoint import RunInfo, settings_tree
 
 CONTRACT = PolicyContract(
     name="toy",

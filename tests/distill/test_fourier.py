@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from vdd_ros.core.errors import VddError
+from vdd_ros.distill.mixtures.student import GaussianMixtureOfExperts, StudentSettings
 from vdd_ros.distill.networks.denoising import make_denoising_network
 from vdd_ros.distill.networks.fourier import FourierFeatures
 from vdd_ros.distill.networks.mlp import Mlp
-from vdd_ros.distill.student import GaussianMixtureOfExperts, StudentSettings
 from vdd_ros.distill.teachers.settings import TeacherSettings
 
 

@@ -11,18 +11,18 @@ import torch
 
 from tests.distill.test_training import TINY_STUDENT, TINY_TEACHER, toy_student
 from vdd_ros.core.errors import VddError
-from vdd_ros.distill import checkpoint
-from vdd_ros.distill.gate_judgement import (
+from vdd_ros.distill import loading
+from vdd_ros.distill.methods.gate_judgement import (
     GateJudgement,
     JudgementSettings,
     expert_energy,
     judged_gate_loss,
 )
-from vdd_ros.distill.mixture_training import DistillSettings
+from vdd_ros.distill.methods.mixture_training import DistillSettings
 from vdd_ros.distill.pipeline import distill, train_teacher
-from vdd_ros.distill.targets import Targets
 from vdd_ros.distill.teachers.analytic import AnalyticTeacher
-from vdd_ros.distill.trainer import LoopSettings, TrainingInterrupted
+from vdd_ros.distill.training.targets import Targets
+from vdd_ros.distill.training.trainer import LoopSettings, TrainingInterrupted
 
 MEANS = torch.tensor([[[[0.0, 0.0]], [[0.5, 0.0]], [[-0.3, 0.8]]]])
 OBS = torch.zeros(1, 1, 1)
@@ -131,7 +131,7 @@ def test_only_the_gate_moves_and_a_resumed_run_is_the_uninterrupted_one(
             )  # fmt: skip
         except (KeyboardInterrupt, TrainingInterrupted):
             assert not when
-    halves = checkpoint.load_student(tmp_path / "halves").state_dict()
+    halves = loading.load_student(tmp_path / "halves").state_dict()
     plain = replace(TINY_STUDENT, n_iters=18)
     before = distill(teacher, demos, plain, out_dir=tmp_path / "before").student.state_dict()
     for name, value in whole.items():

@@ -9,12 +9,12 @@ import torch
 
 from vdd_ros.core.contract import ActionField, ObservationField, PolicyContract
 from vdd_ros.data.demonstrations import Demonstrations
-from vdd_ros.distill.checkpoint import load_teacher
 from vdd_ros.distill.denoisers import sample_actions
 from vdd_ros.distill.export import export_policy
-from vdd_ros.distill.mixture_training import DistillSettings
+from vdd_ros.distill.loading import load_teacher
+from vdd_ros.distill.methods.mixture_training import DistillSettings
+from vdd_ros.distill.mixtures.student import StudentSettings
 from vdd_ros.distill.pipeline import distill, train_teacher
-from vdd_ros.distill.student import StudentSettings
 from vdd_ros.distill.teachers.settings import TeacherSettings
 from vdd_ros.runtime.loading import load_policy
 

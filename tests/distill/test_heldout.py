@@ -14,15 +14,14 @@ from vdd_ros.core.errors import VddError
 from vdd_ros.core.normalizer import Normalizer
 from vdd_ros.data.demonstrations import Demonstrations
 from vdd_ros.data.offline import load_franka
-from vdd_ros.distill.action_samplers import (
+from vdd_ros.distill.judging.action_samplers import (
     climatology_sampler,
     linear_sampler,
     mixture_sampler,
     persistence_sampler,
     teacher_sampler,
 )
-from vdd_ros.distill.covariance import Triangular
-from vdd_ros.distill.heldout import (
+from vdd_ros.distill.judging.heldout import (
     HeldOut,
     HeldOutSettings,
     held_out,
@@ -30,9 +29,10 @@ from vdd_ros.distill.heldout import (
     split_episodes,
     student_figures,
 )
-from vdd_ros.distill.mixture import MixtureParameters
+from vdd_ros.distill.judging.proper_scores import density_rank, sampled_energy, weighted_energy
+from vdd_ros.distill.mixtures.covariance import Triangular
+from vdd_ros.distill.mixtures.mixture import MixtureParameters
 from vdd_ros.distill.networks.normalization import Affine
-from vdd_ros.distill.proper_scores import density_rank, sampled_energy, weighted_energy
 from vdd_ros.distill.teachers.analytic import AnalyticTeacher
 
 MEANS = torch.tensor([[-1.0, 0.5, 0.0], [1.0, 0.0, 0.3]])

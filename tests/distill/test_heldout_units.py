@@ -9,16 +9,16 @@ from torch import Tensor
 
 from vdd_ros.core.normalizer import Normalizer
 from vdd_ros.data.demonstrations import Demonstrations
-from vdd_ros.distill.heldout import (
+from vdd_ros.distill.judging.heldout import (
     HeldOut,
     HeldOutSettings,
     held_out,
     sample_figures,
     student_figures,
 )
+from vdd_ros.distill.judging.proper_scores import sampled_energy, weighted_energy
+from vdd_ros.distill.mixtures.student import GaussianMixtureOfExperts, StudentSettings
 from vdd_ros.distill.networks.normalization import Affine
-from vdd_ros.distill.proper_scores import sampled_energy, weighted_energy
-from vdd_ros.distill.student import GaussianMixtureOfExperts, StudentSettings
 
 UNITS = torch.tensor([0.001, 10.0, 1.0])
 FEW = HeldOutSettings(n_samples=6)

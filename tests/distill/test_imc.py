@@ -10,13 +10,13 @@ import torch
 
 from tests.distill.toys import random_mixture, ring_teacher
 from vdd_ros.core.errors import VddError
-from vdd_ros.distill.imc import ImcTraining, log_curricula
-from vdd_ros.distill.mixture import MixtureParameters, expert_log_prob, joint_log_prob
-from vdd_ros.distill.mixture_training import DistillSettings, place_experts
-from vdd_ros.distill.objectives import em_expert_loss, gate_cross_entropy
-from vdd_ros.distill.rivals import ImcSettings
-from vdd_ros.distill.student import GaussianMixtureOfExperts, StudentSettings
-from vdd_ros.distill.targets import Targets
+from vdd_ros.distill.methods.imc import ImcTraining, log_curricula
+from vdd_ros.distill.methods.mixture_training import DistillSettings, place_experts
+from vdd_ros.distill.methods.objectives import em_expert_loss, gate_cross_entropy
+from vdd_ros.distill.methods.rival_settings import ImcSettings
+from vdd_ros.distill.mixtures.mixture import MixtureParameters, expert_log_prob, joint_log_prob
+from vdd_ros.distill.mixtures.student import GaussianMixtureOfExperts, StudentSettings
+from vdd_ros.distill.training.targets import Targets
 
 
 def toy_training(pacing: float = 1.0, *, learn_covariance: bool = False, **shape) -> ImcTraining:

@@ -19,20 +19,20 @@ from tests.distill.test_training import (
 )
 from vdd_ros.core.errors import VddError
 from vdd_ros.data.windows import make_windows
-from vdd_ros.distill import checkpoint
-from vdd_ros.distill.augmentation import NoiseSettings, ObservationNoise
-from vdd_ros.distill.checkpoint import load_consistency, load_policy, load_student, load_teacher
-from vdd_ros.distill.evaluation import student_policy
 from vdd_ros.distill.export import export_policy
-from vdd_ros.distill.imc import ImcTraining
-from vdd_ros.distill.jumps import JumpTraining
-from vdd_ros.distill.methods import METHODS, Ingredients
+from vdd_ros.distill.judging.closed_loop import student_policy
+from vdd_ros.distill.loading import load_consistency, load_policy, load_student, load_teacher
+from vdd_ros.distill.methods.imc import ImcTraining
+from vdd_ros.distill.methods.jumps import JumpTraining
+from vdd_ros.distill.methods.table import METHODS, Ingredients
+from vdd_ros.distill.mixtures.student import GaussianMixtureOfExperts
 from vdd_ros.distill.pipeline import distill, train_teacher
-from vdd_ros.distill.student import GaussianMixtureOfExperts
-from vdd_ros.distill.targets import data_targets
 from vdd_ros.distill.teachers.edm import TeacherSettings
-from vdd_ros.distill.tracking import read_lines
-from vdd_ros.distill.trainer import Trainable, TrainingInterrupted
+from vdd_ros.distill.training import checkpoint
+from vdd_ros.distill.training.augmentation import NoiseSettings, ObservationNoise
+from vdd_ros.distill.training.targets import data_targets
+from vdd_ros.distill.training.tracking import read_lines
+from vdd_ros.distill.training.trainer import Trainable, TrainingInterrupted
 from vdd_ros.runtime.diffusion_policy import DiffusionSettings
 from vdd_ros.runtime.loading import load_policy as load_file
 from vdd_ros.runtime.policy_file import PolicyFile

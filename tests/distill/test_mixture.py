@@ -9,7 +9,7 @@ from torch.distributions import Categorical, MixtureSameFamily, MultivariateNorm
 
 from tests.distill.toys import random_mixture
 from vdd_ros.core.mixture import GaussianMixture
-from vdd_ros.distill.mixture import (
+from vdd_ros.distill.mixtures.mixture import (
     MixtureParameters,
     diffuse,
     expert_log_prob,

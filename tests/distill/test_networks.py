@@ -7,15 +7,15 @@ import torch
 
 from vdd_ros.core.errors import VddError
 from vdd_ros.core.normalizer import Normalizer
-from vdd_ros.distill.networks.gaussian_head import (
+from vdd_ros.distill.mixtures.gaussian_head import (
     GaussianHead,
     fill_triangular,
     triangular_index,
 )
+from vdd_ros.distill.mixtures.student import GaussianMixtureOfExperts, StudentSettings
 from vdd_ros.distill.networks.mlp import Mlp
 from vdd_ros.distill.networks.normalization import Affine
 from vdd_ros.distill.networks.transformer import Transformer
-from vdd_ros.distill.student import GaussianMixtureOfExperts, StudentSettings
 
 
 @pytest.mark.parametrize("dim", [1, 2, 3, 7])

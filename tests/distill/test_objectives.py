@@ -10,9 +10,7 @@ import torch
 from torch.distributions import MultivariateNormal, kl_divergence
 
 from tests.distill.toys import random_covariance, random_mixture
-from vdd_ros.distill.covariance import Diagonal, Triangular
-from vdd_ros.distill.mixture import MixtureParameters, diffuse, mixture_score
-from vdd_ros.distill.objectives import (
+from vdd_ros.distill.methods.objectives import (
     choose_experts,
     em_expert_loss,
     expert_weights,
@@ -23,6 +21,8 @@ from vdd_ros.distill.objectives import (
     vdd_paper_loss,
     vdd_path_loss,
 )
+from vdd_ros.distill.mixtures.covariance import Diagonal, Triangular
+from vdd_ros.distill.mixtures.mixture import MixtureParameters, diffuse, mixture_score
 
 
 def leaves(mixture: MixtureParameters) -> MixtureParameters:

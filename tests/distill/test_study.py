@@ -20,9 +20,9 @@ from vdd_ros.core.config_io import dump_json, dump_yaml, from_dict, load_yaml, w
 from vdd_ros.core.errors import VddError
 from vdd_ros.data.demonstrations import Demonstrations
 from vdd_ros.data.npz import save_npz
-from vdd_ros.distill.mixture_training import DistillSettings, MixtureTraining
+from vdd_ros.distill.methods.mixture_training import DistillSettings, MixtureTraining
+from vdd_ros.distill.mixtures.student import StudentSettings
 from vdd_ros.distill.pipeline import distill, train_teacher
-from vdd_ros.distill.student import StudentSettings
 from vdd_ros.distill.study import published
 from vdd_ros.distill.study.budget import fit, fit_once
 from vdd_ros.distill.study.changes import chosen, conflicts, with_data, with_overrides
@@ -47,10 +47,10 @@ from vdd_ros.distill.study.summary import (
     summarise,
 )
 from vdd_ros.distill.study.variants import Variant
-from vdd_ros.distill.targets import data_targets
 from vdd_ros.distill.teachers.settings import TeacherSettings
-from vdd_ros.distill.tracking import read_lines
-from vdd_ros.distill.trainer import LoopSettings, train
+from vdd_ros.distill.training.targets import data_targets
+from vdd_ros.distill.training.tracking import read_lines
+from vdd_ros.distill.training.trainer import LoopSettings, train
 
 CONFIGS = [
     path
@@ -524,7 +524,7 @@ def test_a_budget_decides_the_iterations_and_every_seed_gets_the_same(
 ) -> None:
     """On a clock of our own: 2 s of preparation, .2 s an iteration, 10 s allotted."""
     clock = _Clock()
-    monkeypatch.setattr("vdd_ros.distill.trainer.time.process_time", clock)
+    monkeypatch.setattr("vdd_ros.distill.training.trainer.time.process_time", clock)
     step, steps = MixtureTraining.step, []
 
     def costly(self: MixtureTraining, iteration: int):
@@ -727,7 +727,7 @@ def _costing(clock: _Clock, seconds: float):
 def test_what_an_evaluation_costs_is_not_training_time(tmp_path, monkeypatch) -> None:
     """Curves with more points must not look more expensive."""
     clock = _Clock()
-    monkeypatch.setattr("vdd_ros.distill.trainer.time.process_time", clock)
+    monkeypatch.setattr("vdd_ros.distill.training.trainer.time.process_time", clock)
     network = torch.nn.Linear(1, 1)
 
     class Counting:

@@ -14,8 +14,8 @@ from vdd_ros.core.config_io import dump_json, dump_yaml, from_dict, write_atomic
 from vdd_ros.core.errors import VddError
 from vdd_ros.data.demonstrations import Demonstrations
 from vdd_ros.data.npz import load_npz, save_npz
-from vdd_ros.distill.mixture_training import DistillSettings
-from vdd_ros.distill.student import StudentSettings
+from vdd_ros.distill.methods.mixture_training import DistillSettings
+from vdd_ros.distill.mixtures.student import StudentSettings
 from vdd_ros.distill.study.judging import HeldOutEpisodes, Judging, SimulatedRobots, make_judge
 from vdd_ros.distill.study.render import render_study
 from vdd_ros.distill.study.rows import CurvePoint, StudyRow, append_row, read_rows

@@ -14,15 +14,16 @@ import torch
 from vdd_ros.core.config_io import from_dict, load_yaml
 from vdd_ros.core.contract import ActionField, ObservationField, PolicyContract
 from vdd_ros.core.errors import VddError
-from vdd_ros.distill import checkpoint
+from vdd_ros.distill import loading
 from vdd_ros.distill.denoisers import sample_actions
 from vdd_ros.distill.export import export_policy
-from vdd_ros.distill.mixture_training import DistillSettings
+from vdd_ros.distill.methods.mixture_training import DistillSettings
+from vdd_ros.distill.mixtures.student import StudentSettings
 from vdd_ros.distill.pipeline import distill, train_teacher
-from vdd_ros.distill.student import StudentSettings
 from vdd_ros.distill.study.recipes import student_settings, teacher_settings
 from vdd_ros.distill.study.settings import StudySettings
 from vdd_ros.distill.teachers.settings import TeacherSettings
+from vdd_ros.distill.training import checkpoint
 from vdd_ros.runtime.diffusion_policy import DiffusionPolicy, DiffusionSettings
 from vdd_ros.runtime.policy_file import PolicyFile
 
@@ -58,7 +59,7 @@ def trained(demos, folder: Path, **settings) -> Path:
 def test_the_robots_runtime_samples_what_torch_samples(demos, tmp_path, settings, unroll):
     """Over the levels of the file, in every variant it holds, for a chunk and its first action."""
     folder = trained(demos, tmp_path / "run", **settings)
-    teacher = checkpoint.load_teacher(folder)
+    teacher = loading.load_teacher(folder)
     path = export_policy(folder, CONTRACT, tmp_path / "t.onnx", unroll=unroll).path
     file = PolicyFile.open(path)
     assert file.verify() < 1e-3
@@ -89,7 +90,7 @@ def test_ancestral_ddpm_runs_from_the_file_and_says_what_it_cannot_unroll(demos,
         file, DiffusionSettings(n_steps=8, sampler="euler_ancestral", seed=0)
     )
     actions, _ = ancestral.act_batch(np.zeros((200, 1, 2), np.float32))
-    box = checkpoint.load_teacher(folder)
+    box = loading.load_teacher(folder)
     low, high = box.action.unnormalize(box.action_box).numpy()
     assert ((actions >= low - 1e-4) & (actions <= high + 1e-4)).all()
     assert actions.std() > 0
@@ -117,7 +118,7 @@ def test_vdd_distils_every_family(demos, tmp_path, settings):
 )
 def test_a_saved_teacher_answers_as_the_trained_one(demos, tmp_path, settings):
     folder = trained(demos, tmp_path / "run", **settings)
-    teacher, again = checkpoint.load_teacher(folder), checkpoint.load_teacher(folder)
+    teacher, again = loading.load_teacher(folder), loading.load_teacher(folder)
     x, obs = torch.randn(3, teacher.horizon, 2), torch.randn(3, teacher.n_obs_steps, 2)
     for sigma in (teacher.sigma_min, 0.4, teacher.sigma_max):
         level = torch.full((3,), sigma)

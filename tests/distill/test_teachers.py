@@ -7,12 +7,12 @@ import torch
 
 from tests.distill.toys import ring_teacher
 from vdd_ros.core.errors import VddError
-from vdd_ros.distill.augmentation import NoiseSettings, ObservationNoise
 from vdd_ros.distill.denoisers import sample_actions, score
 from vdd_ros.distill.networks.normalization import Affine
 from vdd_ros.distill.teachers.analytic import AnalyticTeacher
 from vdd_ros.distill.teachers.edm import EdmTeacher
 from vdd_ros.distill.teachers.settings import TeacherSettings
+from vdd_ros.distill.training.augmentation import NoiseSettings, ObservationNoise
 
 SMALL = {"width": 16, "depth": 2, "n_heads": 2, "n_obs_steps": 3, "horizon": 2}
 

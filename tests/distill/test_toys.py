@@ -13,15 +13,16 @@ import torch
 from vdd_ros.core.config_io import load_yaml
 from vdd_ros.core.errors import VddError
 from vdd_ros.core.shipped import shipped_file
-from vdd_ros.distill import toy_study, toy_training
 from vdd_ros.distill.denoisers import score
 from vdd_ros.distill.diagnostics.distances import draw_actions
-from vdd_ros.distill.kmeans import kmeans
+from vdd_ros.distill.methods.kmeans import kmeans
 from vdd_ros.distill.teachers.analytic import AnalyticTeacher
-from vdd_ros.distill.toy_recipes import ToySettings, recipe
-from vdd_ros.distill.toy_study import read_toy_rows, render_toys, run_toys
-from vdd_ros.distill.toy_training import ToyFigures, run_toy
-from vdd_ros.distill.toys import TOYS, make_toy, train_toy_teacher
+from vdd_ros.distill.toys import study as toy_study
+from vdd_ros.distill.toys import training as toy_training
+from vdd_ros.distill.toys.recipes import ToySettings, recipe
+from vdd_ros.distill.toys.study import read_toy_rows, render_toys, run_toys
+from vdd_ros.distill.toys.training import ToyFigures, run_toy
+from vdd_ros.distill.toys.truths import TOYS, make_toy, train_toy_teacher
 
 
 @pytest.fixture(scope="module")

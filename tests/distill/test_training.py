@@ -16,26 +16,30 @@ import torch
 from tests.distill.toys import ring_teacher
 from vdd_ros.core.errors import VddError
 from vdd_ros.data.demonstrations import Demonstrations
-from vdd_ros.distill import checkpoint
-from vdd_ros.distill.checkpoint import load_student, load_teacher
-from vdd_ros.distill.covariance import Triangular
-from vdd_ros.distill.ema import Ema
-from vdd_ros.distill.kmeans import kmeans
-from vdd_ros.distill.low_rank import LowRank
-from vdd_ros.distill.mixture_training import DistillSettings, MixtureTraining, place_experts
-from vdd_ros.distill.objectives import em_expert_loss
-from vdd_ros.distill.pipeline import distill, train_teacher
-from vdd_ros.distill.student import (
+from vdd_ros.distill.loading import load_student, load_teacher
+from vdd_ros.distill.methods.kmeans import kmeans
+from vdd_ros.distill.methods.mixture_training import (
+    DistillSettings,
+    MixtureTraining,
+    place_experts,
+)
+from vdd_ros.distill.methods.objectives import em_expert_loss
+from vdd_ros.distill.methods.vdd import VddTraining
+from vdd_ros.distill.mixtures.covariance import Triangular
+from vdd_ros.distill.mixtures.low_rank import LowRank
+from vdd_ros.distill.mixtures.student import (
     GaussianMixtureOfExperts,
     StudentSettings,
     prune_experts,
 )
-from vdd_ros.distill.targets import Targets, teacher_targets
+from vdd_ros.distill.pipeline import distill, train_teacher
 from vdd_ros.distill.teachers.analytic import AnalyticTeacher
 from vdd_ros.distill.teachers.edm import TeacherSettings
-from vdd_ros.distill.tracking import read_lines
-from vdd_ros.distill.trainer import LoopSettings, TrainingInterrupted
-from vdd_ros.distill.vdd import VddTraining
+from vdd_ros.distill.training import checkpoint
+from vdd_ros.distill.training.ema import Ema
+from vdd_ros.distill.training.targets import Targets, teacher_targets
+from vdd_ros.distill.training.tracking import read_lines
+from vdd_ros.distill.training.trainer import LoopSettings, TrainingInterrupted
 
 TINY_TEACHER = TeacherSettings(width=16, depth=2, n_iters=30, batch_size=16)
 TINY_STUDENT = DistillSettings(
@@ -182,7 +186,7 @@ def test_em_increases_the_likelihood_of_its_targets(demos, tmp_path):
 
 def test_controls_share_everything_but_objective_and_targets():
     """The gate step, the draw of minibatches and the optimiser are the base class's own."""
-    from vdd_ros.distill.em import EmTraining
+    from vdd_ros.distill.methods.em import EmTraining
 
     assert set(vars(EmTraining)) & set(vars(MixtureTraining)) <= {
         "expert_loss", "__doc__", "__module__", "__abstractmethods__", "_abc_impl",

@@ -16,11 +16,11 @@ from tests.distill.jumps import (
     scramble,
 )
 from vdd_ros.core.errors import VddError
-from vdd_ros.distill.jumps import take_over
-from vdd_ros.distill.mixture_training import DistillSettings
-from vdd_ros.distill.rivals import TrajectorySettings
+from vdd_ros.distill.methods.jumps import take_over
+from vdd_ros.distill.methods.mixture_training import DistillSettings
+from vdd_ros.distill.methods.rival_settings import TrajectorySettings
+from vdd_ros.distill.methods.trajectory_consistency import TrajectoryModel, TrajectoryTraining
 from vdd_ros.distill.teachers.edm import EdmTeacher, TeacherSettings
-from vdd_ros.distill.trajectory_consistency import TrajectoryModel, TrajectoryTraining
 
 
 def toy_model() -> TrajectoryModel:

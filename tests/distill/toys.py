@@ -6,10 +6,10 @@ import math
 
 import torch
 
-from vdd_ros.distill.covariance import Covariance, Diagonal, Triangular
-from vdd_ros.distill.low_rank import LowRank
-from vdd_ros.distill.mixture import MixtureParameters
-from vdd_ros.distill.networks.gaussian_head import CovarianceKind
+from vdd_ros.distill.mixtures.covariance import Covariance, Diagonal, Triangular
+from vdd_ros.distill.mixtures.gaussian_head import CovarianceKind
+from vdd_ros.distill.mixtures.low_rank import LowRank
+from vdd_ros.distill.mixtures.mixture import MixtureParameters
 from vdd_ros.distill.teachers.analytic import AnalyticTeacher
 
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from vdd_ros.data.demonstrations import Demonstrations
     from vdd_ros.distill.diagnostics.opinion import Finding
-    from vdd_ros.distill.student import GaussianMixtureOfExperts
+    from vdd_ros.distill.mixtures.student import GaussianMixtureOfExperts
     from vdd_ros.distill.teachers.base import DenoisingTeacher
 
 Run = tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="RUN")]]
@@ -61,13 +61,14 @@ class Diagnose:
         require_at_least(2, states=self.states)
         require_at_least(8, samples=self.samples)
         from vdd_ros.data.npz import load_demonstrations
-        from vdd_ros.distill import checkpoint
+        from vdd_ros.distill import loading
         from vdd_ros.distill.diagnostics.opinion import findings
         from vdd_ros.distill.diagnostics.report import DiagnosisSettings, diagnose
+        from vdd_ros.distill.training import checkpoint
 
-        student = checkpoint.load_student(self.run_folder)
+        student = loading.load_student(self.run_folder)
         info = checkpoint.read_info(self.run_folder)
-        teacher = None if self.teacher is None else checkpoint.load_teacher(self.teacher)
+        teacher = None if self.teacher is None else loading.load_teacher(self.teacher)
         demos = load_demonstrations(
             self.data,
             task=self.task,

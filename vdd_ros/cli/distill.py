@@ -36,10 +36,10 @@ class Distill(DataOptions):
         require_torch("vdd distill")
         from vdd_ros.core.config_io import load_yaml, to_dict
         from vdd_ros.core.shipped import shipped_file
-        from vdd_ros.distill import checkpoint
-        from vdd_ros.distill.evaluation import student_policy
-        from vdd_ros.distill.mixture_training import DistillSettings
+        from vdd_ros.distill.judging.closed_loop import student_policy
+        from vdd_ros.distill.methods.mixture_training import DistillSettings
         from vdd_ros.distill.pipeline import distill
+        from vdd_ros.distill.training import checkpoint
 
         settings = load_yaml(DistillSettings, self.config or shipped_file(DEFAULT_CONFIG))
         settings = replace(settings, **self.overrides())  # type: ignore[arg-type]

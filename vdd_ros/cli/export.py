@@ -12,7 +12,7 @@ from vdd_ros.cli.command import Answer, Shipped, require_at_least, say
 from vdd_ros.cli.train import require_torch
 
 if TYPE_CHECKING:
-    from vdd_ros.distill.checkpoint import RunInfo
+    from vdd_ros.distill.training.checkpoint import RunInfo
 
 DEFAULT_CONTRACT = "config/contracts/avoiding.yaml"
 
@@ -51,8 +51,8 @@ class Export:
         from vdd_ros.core.contract import PolicyContract
         from vdd_ros.core.errors import VddError
         from vdd_ros.core.shipped import shipped_file
-        from vdd_ros.distill.checkpoint import read_info
         from vdd_ros.distill.export import export_policy, fit_contract
+        from vdd_ros.distill.training.checkpoint import read_info
 
         require_at_least(0, rollouts=self.rollouts)
         info = read_info(self.run_folder)
@@ -91,8 +91,8 @@ class Export:
 
     def _evaluate(self, info: RunInfo, *, task: str, n_action_steps: int) -> dict[str, Any]:
         """Roll the torch model out where its contract is that of a simulated task."""
-        from vdd_ros.distill import checkpoint
-        from vdd_ros.distill.evaluation import closed_loop, student_policy, teacher_policy
+        from vdd_ros.distill import loading
+        from vdd_ros.distill.judging.closed_loop import closed_loop, student_policy, teacher_policy
         from vdd_ros.tasks.protocol import TASKS
 
         if self.rollouts < 1:
@@ -101,9 +101,9 @@ class Export:
             say(f"'{task}' is not a simulated task: no figures go into the file")
             return {}
         if info.kind == "teacher":
-            policy = teacher_policy(checkpoint.load_teacher(self.run_folder))
+            policy = teacher_policy(loading.load_teacher(self.run_folder))
         else:
-            policy = student_policy(checkpoint.load_policy(self.run_folder))
+            policy = student_policy(loading.load_policy(self.run_folder))
         say(f"{self.rollouts} rollouts on {task} {self.level} ...")
         figures = closed_loop(
             policy,

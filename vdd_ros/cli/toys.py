@@ -38,8 +38,8 @@ class Toys:
         require_at_least(1, seeds=self.seeds)
         from vdd_ros.core.config_io import load_yaml
         from vdd_ros.core.shipped import shipped_file
-        from vdd_ros.distill.toy_recipes import ToySettings
-        from vdd_ros.distill.toy_study import FIGURE, read_toy_rows, run_toys
+        from vdd_ros.distill.toys.recipes import ToySettings
+        from vdd_ros.distill.toys.study import FIGURE, read_toy_rows, run_toys
 
         settings = load_yaml(ToySettings, self.config or shipped_file(DEFAULT_CONFIG))
         table = run_toys(

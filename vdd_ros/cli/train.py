@@ -98,7 +98,7 @@ class DataOptions:
         """
 
         def evaluate(model: Any) -> Mapping[str, float]:  # noqa: ANN401 - teacher or student
-            from vdd_ros.distill.evaluation import closed_loop
+            from vdd_ros.distill.judging.closed_loop import closed_loop
 
             figures = closed_loop(
                 policy(model),
@@ -132,7 +132,7 @@ class TrainTeacher(DataOptions):
         require_torch("vdd train-teacher")
         from vdd_ros.core.config_io import load_yaml, to_dict
         from vdd_ros.core.shipped import shipped_file
-        from vdd_ros.distill.evaluation import teacher_policy
+        from vdd_ros.distill.judging.closed_loop import teacher_policy
         from vdd_ros.distill.pipeline import train_teacher
         from vdd_ros.distill.teachers.edm import TeacherSettings
 
@@ -172,7 +172,7 @@ class TrainTeacher(DataOptions):
 @contextmanager
 def resume_line(command: str) -> Iterator[None]:
     """Say how to go on when a training is interrupted after it has been saved."""
-    from vdd_ros.distill.trainer import TrainingInterrupted
+    from vdd_ros.distill.training.trainer import TrainingInterrupted
 
     try:
         yield

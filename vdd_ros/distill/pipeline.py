@@ -16,20 +16,21 @@ from vdd_ros.core.normalizer import Normalizer
 from vdd_ros.data.demonstrations import Demonstrations
 from vdd_ros.data.inspection import require_same_units
 from vdd_ros.data.windows import make_windows
-from vdd_ros.distill import checkpoint
-from vdd_ros.distill.augmentation import NoiseSettings, ObservationNoise
-from vdd_ros.distill.checkpoint import RunInfo, settings_tree
-from vdd_ros.distill.jumps import JumpModel
-from vdd_ros.distill.methods import METHODS, Ingredients, measured_sigma_data
-from vdd_ros.distill.mixture_training import DistillSettings, Method, MixtureTraining
+from vdd_ros.distill import loading
+from vdd_ros.distill.methods.jumps import JumpModel
+from vdd_ros.distill.methods.mixture_training import DistillSettings, Method, MixtureTraining
+from vdd_ros.distill.methods.table import METHODS, Ingredients, measured_sigma_data
+from vdd_ros.distill.mixtures.student import GaussianMixtureOfExperts
 from vdd_ros.distill.networks.normalization import Affine
-from vdd_ros.distill.student import GaussianMixtureOfExperts
-from vdd_ros.distill.targets import data_targets
 from vdd_ros.distill.teachers.base import DenoisingTeacher, measured_action_box
 from vdd_ros.distill.teachers.family import make_teacher
 from vdd_ros.distill.teachers.settings import TeacherSettings
 from vdd_ros.distill.teachers.training import TeacherTraining, sampling_notes
-from vdd_ros.distill.trainer import LoopSettings, reproducible, train
+from vdd_ros.distill.training import checkpoint
+from vdd_ros.distill.training.augmentation import NoiseSettings, ObservationNoise
+from vdd_ros.distill.training.checkpoint import RunInfo, settings_tree
+from vdd_ros.distill.training.targets import data_targets
+from vdd_ros.distill.training.trainer import LoopSettings, reproducible, train
 
 Evaluate = Callable[[nn.Module], Mapping[str, float]]
 
@@ -122,7 +123,7 @@ def train_teacher(
             title="teacher",
         )
     notes = sampling_notes(teacher.sigma_max, targets.action)
-    return TeacherResult(folder, checkpoint.load_teacher(folder), cpu_s, notes)
+    return TeacherResult(folder, loading.load_teacher(folder), cpu_s, notes)
 
 
 def distill(
@@ -162,7 +163,7 @@ def distill(
     if teacher_dir is None and METHODS[method].needs_teacher:
         raise VddError(f"method '{method}' needs a teacher: give the folder of a trained one")
     cpu_start_s, folder, loop = time.process_time(), Path(out_dir), loop or LoopSettings()
-    teacher = None if teacher_dir is None else checkpoint.load_teacher(teacher_dir)
+    teacher = None if teacher_dir is None else loading.load_teacher(teacher_dir)
     with reproducible(settings.seed, loop.n_threads):
         settings = _fit_to_teacher(settings, teacher, demos)
         info = _student_info(demos, settings, method, teacher_dir, teacher)
@@ -192,7 +193,7 @@ def distill(
         )
         if isinstance(training, MixtureTraining):
             _refine(folder, info, training)
-    return StudentResult(folder, checkpoint.load_policy(folder), cpu_s)
+    return StudentResult(folder, loading.load_policy(folder), cpu_s)
 
 
 def _fit_to_teacher(

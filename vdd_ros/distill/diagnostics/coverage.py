@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from vdd_ros.core.errors import VddError
-from vdd_ros.distill.mixture import MixtureParameters, gate_entropy
+from vdd_ros.distill.mixtures.mixture import MixtureParameters, gate_entropy
 
 # Two groups of samples are apart when the gap between them is this many times the usual distance
 # of neighbours.

@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vdd_ros.core.errors import VddError
-from vdd_ros.distill.mixture import MixtureParameters
+from vdd_ros.distill.mixtures.mixture import MixtureParameters
 
 Policy = Callable[[Float[Tensor, "B T O"]], MixtureParameters]
 """Normalised windows to one mixture per window: a student, or an analytic teacher."""

@@ -20,7 +20,7 @@ from vdd_ros.distill.diagnostics.coverage import (
 )
 from vdd_ros.distill.diagnostics.distances import draw_actions
 from vdd_ros.distill.diagnostics.stein import SteinComparison, compare_discrepancies
-from vdd_ros.distill.student import GaussianMixtureOfExperts
+from vdd_ros.distill.mixtures.student import GaussianMixtureOfExperts
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,10 @@ from dataclasses import replace
 
 from vdd_ros.core.contract import PolicyContract
 from vdd_ros.core.errors import VddError
-from vdd_ros.distill.checkpoint import RunInfo
-from vdd_ros.distill.jumps import JumpModel
-from vdd_ros.distill.student import GaussianMixtureOfExperts
+from vdd_ros.distill.methods.jumps import JumpModel
+from vdd_ros.distill.mixtures.student import GaussianMixtureOfExperts
 from vdd_ros.distill.teachers.base import DenoisingTeacher
+from vdd_ros.distill.training.checkpoint import RunInfo
 
 
 def fit_contract(

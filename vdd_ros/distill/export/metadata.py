@@ -10,8 +10,8 @@ import onnx
 import torch
 
 from vdd_ros import __version__
-from vdd_ros.distill import checkpoint
 from vdd_ros.distill.export.parity import Arrays
+from vdd_ros.distill.training import checkpoint
 
 FORMAT_VERSION = 1
 

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from torch import nn
 
 from vdd_ros.core.errors import VddError
-from vdd_ros.distill.jumps import JumpModel
-from vdd_ros.distill.student import GaussianMixtureOfExperts
+from vdd_ros.distill.methods.jumps import JumpModel
+from vdd_ros.distill.mixtures.student import GaussianMixtureOfExperts
 from vdd_ros.distill.teachers.base import DenoisingTeacher
 
 # Largest difference between torch and ONNX Runtime, relative to the scale of an output.

@@ -20,7 +20,7 @@ from torch import nn
 
 from vdd_ros.core.config_io import dump_json, write_atomic
 from vdd_ros.core.contract import PolicyContract
-from vdd_ros.distill import checkpoint
+from vdd_ros.distill import loading
 from vdd_ros.distill.export.fitting import fit_contract
 from vdd_ros.distill.export.metadata import describe, origin, tensors
 from vdd_ros.distill.export.parity import (
@@ -34,8 +34,9 @@ from vdd_ros.distill.export.parity import (
 from vdd_ros.distill.export.student_graph import StudentGraph
 from vdd_ros.distill.export.teacher_graph import TeacherGraph
 from vdd_ros.distill.export.tracing import to_onnx
-from vdd_ros.distill.jumps import JumpModel
+from vdd_ros.distill.methods.jumps import JumpModel
 from vdd_ros.distill.teachers.base import DenoisingTeacher
+from vdd_ros.distill.training import checkpoint
 
 
 @dataclass(frozen=True)
@@ -102,11 +103,11 @@ def export_policy(
         draft = _draft_student(folder, contract, n_action_steps, density=density)
     elif info.kind == "consistency":
         # The only number of steps that a consistency model's form as a denoiser is good for.
-        model = checkpoint.load_consistency(folder)
+        model = loading.load_consistency(folder)
         draft = _draft_denoiser(model, folder, contract, n_action_steps, unroll=(1,))
         draft.provenance["n_steps"] = 1
     else:
-        teacher = checkpoint.load_teacher(folder)
+        teacher = loading.load_teacher(folder)
         if unroll is None:
             unroll = (1,) if teacher.settings.backbone == "unet" else (1, 4, 16)
         draft = _draft_denoiser(teacher, folder, contract, n_action_steps, unroll=unroll)
@@ -118,7 +119,7 @@ def _draft_student(
     folder: str | Path, contract: PolicyContract, n_action_steps: int | None, *, density: bool
 ) -> _Draft:
     """Return a mixture of experts as a policy file has it."""
-    student = checkpoint.load_student(folder)
+    student = loading.load_student(folder)
     contract = fit_contract(contract, student, n_action_steps)
     windows = trial_windows(student, checkpoint.read_examples(folder))
     return _Draft(

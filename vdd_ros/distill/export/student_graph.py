@@ -7,8 +7,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vdd_ros.core.errors import VddError
-from vdd_ros.distill.networks.gaussian_head import keep_rows
-from vdd_ros.distill.student import GaussianMixtureOfExperts
+from vdd_ros.distill.mixtures.gaussian_head import keep_rows
+from vdd_ros.distill.mixtures.student import GaussianMixtureOfExperts
 
 
 class StudentGraph(nn.Module):

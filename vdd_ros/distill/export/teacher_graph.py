@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vdd_ros.core.schedules import sigma_schedule
-from vdd_ros.distill.jumps import JumpModel
+from vdd_ros.distill.methods.jumps import JumpModel
 from vdd_ros.distill.teachers.base import DenoisingTeacher
 
 

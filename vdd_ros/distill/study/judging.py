@@ -12,15 +12,15 @@ from typing import Any, Protocol, runtime_checkable
 from vdd_ros.data.demonstrations import Demonstrations
 from vdd_ros.data.npz import load_demonstrations
 from vdd_ros.data.relative import as_differences
-from vdd_ros.distill.action_samplers import (
+from vdd_ros.distill.judging.action_samplers import (
     ActionSampler,
     climatology_sampler,
     linear_sampler,
     persistence_sampler,
     teacher_sampler,
 )
-from vdd_ros.distill.evaluation import closed_loop, student_policy, teacher_policy
-from vdd_ros.distill.heldout import (
+from vdd_ros.distill.judging.closed_loop import closed_loop, student_policy, teacher_policy
+from vdd_ros.distill.judging.heldout import (
     HeldOut,
     HeldOutSettings,
     held_out,
@@ -28,7 +28,7 @@ from vdd_ros.distill.heldout import (
     split_episodes,
     student_figures,
 )
-from vdd_ros.distill.student import GaussianMixtureOfExperts
+from vdd_ros.distill.mixtures.student import GaussianMixtureOfExperts
 from vdd_ros.distill.study.recipes import teacher_settings
 from vdd_ros.distill.study.settings import StudySettings, StudyTask
 from vdd_ros.distill.study.variants import Row

@@ -12,7 +12,7 @@ import torch
 
 from vdd_ros.core.config_io import dump_json, write_atomic
 from vdd_ros.core.errors import VddError
-from vdd_ros.distill.checkpoint import METRICS, SETTINGS, load_teacher, training_cpu_s
+from vdd_ros.distill.loading import load_teacher
 from vdd_ros.distill.pipeline import distill, train_teacher
 from vdd_ros.distill.study.budget import Budget, fit_once
 from vdd_ros.distill.study.judging import Judging, make_judge
@@ -34,7 +34,8 @@ from vdd_ros.distill.study.rows import (
 )
 from vdd_ros.distill.study.settings import StudySettings, StudyTask, folder_name
 from vdd_ros.distill.study.variants import Row
-from vdd_ros.distill.tracking import read_lines
+from vdd_ros.distill.training.checkpoint import METRICS, SETTINGS, training_cpu_s
+from vdd_ros.distill.training.tracking import read_lines
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from vdd_ros.core.config_io import load_yaml
 from vdd_ros.core.shipped import shipped_file
-from vdd_ros.distill.mixture_training import DistillSettings
+from vdd_ros.distill.methods.mixture_training import DistillSettings
 from vdd_ros.distill.study.changes import with_overrides
 from vdd_ros.distill.study.settings import StudyTask, folder_name
 from vdd_ros.distill.study.variants import Row

@@ -172,7 +172,7 @@ def _run_or_stop(
     """Run one pair; Ctrl-C crosses the process boundary as what it is."""
     # torch is imported by the processes that train, not by the one that waits for them.
     from vdd_ros.distill.study.pair import Pair
-    from vdd_ros.distill.trainer import TrainingInterrupted
+    from vdd_ros.distill.training.trainer import TrainingInterrupted
 
     try:
         Pair(settings, folder, task, seed, rows=rows).run()

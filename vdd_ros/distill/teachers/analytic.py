@@ -13,8 +13,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vdd_ros.core.schedules import ScheduleKind
-from vdd_ros.distill.covariance import Triangular
-from vdd_ros.distill.mixture import MixtureParameters, mixture_score
+from vdd_ros.distill.mixtures.covariance import Triangular
+from vdd_ros.distill.mixtures.mixture import MixtureParameters, mixture_score
 
 
 class AnalyticTeacher:

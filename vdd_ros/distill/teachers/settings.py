@@ -8,8 +8,8 @@ from typing import Literal
 from vdd_ros.core.errors import VddError, did_you_mean
 from vdd_ros.core.normalizer import NormalizerKind
 from vdd_ros.core.schedules import ScheduleKind
-from vdd_ros.distill.augmentation import NoiseSettings
 from vdd_ros.distill.networks.denoising import Conditioning, DenoisingBackbone, DenoisingShape
+from vdd_ros.distill.training.augmentation import NoiseSettings
 
 Family = Literal["edm", "ddpm", "flow"]
 SigmaDensity = Literal["loguniform", "loglogistic"]

@@ -9,10 +9,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from vdd_ros.distill.ema import Ema
-from vdd_ros.distill.learning_rate import cosine_rate
-from vdd_ros.distill.targets import Targets
 from vdd_ros.distill.teachers.base import DenoisingTeacher
+from vdd_ros.distill.training.ema import Ema
+from vdd_ros.distill.training.learning_rate import cosine_rate
+from vdd_ros.distill.training.targets import Targets
 
 # Starting at three times the spread narrows samples by 5 % along that direction.
 _START_TO_SPREAD = 3.0

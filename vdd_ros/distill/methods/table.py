@@ -13,24 +13,24 @@ from typing import Literal, TypeVar
 from torch import Tensor
 
 from vdd_ros.core.errors import VddError
-from vdd_ros.distill.consistency import ConsistencyModel, ConsistencyTraining
-from vdd_ros.distill.em import EmTraining
-from vdd_ros.distill.imc import ImcTraining
-from vdd_ros.distill.jumps import JumpModel, JumpShape, take_over
-from vdd_ros.distill.mixture_training import (
+from vdd_ros.distill.methods.consistency import ConsistencyModel, ConsistencyTraining
+from vdd_ros.distill.methods.em import EmTraining
+from vdd_ros.distill.methods.imc import ImcTraining
+from vdd_ros.distill.methods.jumps import JumpModel, JumpShape, take_over
+from vdd_ros.distill.methods.mixture_training import (
     DistillSettings,
     Method,
     MixtureTraining,
     place_experts,
 )
+from vdd_ros.distill.methods.trajectory_consistency import TrajectoryModel, TrajectoryTraining
+from vdd_ros.distill.methods.vdd import VddTraining
+from vdd_ros.distill.mixtures.student import GaussianMixtureOfExperts
 from vdd_ros.distill.networks.normalization import Affine
-from vdd_ros.distill.student import GaussianMixtureOfExperts
-from vdd_ros.distill.targets import Targets, teacher_targets
 from vdd_ros.distill.teachers.base import DenoisingTeacher
 from vdd_ros.distill.teachers.edm import EdmTeacher
-from vdd_ros.distill.trainer import Trainable
-from vdd_ros.distill.trajectory_consistency import TrajectoryModel, TrajectoryTraining
-from vdd_ros.distill.vdd import VddTraining
+from vdd_ros.distill.training.targets import Targets, teacher_targets
+from vdd_ros.distill.training.trainer import Trainable
 
 RunKind = Literal["student", "consistency"]
 """What a run folder holds: a mixture of experts, or a consistency model."""

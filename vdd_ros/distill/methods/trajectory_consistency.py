@@ -51,9 +51,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from vdd_ros.distill.denoisers import Teacher
-from vdd_ros.distill.jumps import JumpModel, JumpTraining, distance
-from vdd_ros.distill.mixture_training import DistillSettings
-from vdd_ros.distill.targets import Targets
+from vdd_ros.distill.methods.jumps import JumpModel, JumpTraining, distance
+from vdd_ros.distill.methods.mixture_training import DistillSettings
+from vdd_ros.distill.training.targets import Targets
 
 
 class TrajectoryModel(JumpModel):

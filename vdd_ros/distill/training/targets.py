@@ -10,9 +10,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from vdd_ros.data.windows import Windows
-from vdd_ros.distill.augmentation import ObservationNoise
 from vdd_ros.distill.denoisers import Teacher, sample_actions
 from vdd_ros.distill.networks.normalization import Affine
+from vdd_ros.distill.training.augmentation import ObservationNoise
 
 # Rows per denoiser call while sampling: large enough to keep one core busy, small enough for
 # its cache.

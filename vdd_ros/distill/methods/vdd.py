@@ -29,10 +29,9 @@ from torch import Tensor, nn
 
 from vdd_ros.core.errors import VddError
 from vdd_ros.distill.denoisers import Denoiser, score
-from vdd_ros.distill.gate_judgement import GateJudgement
-from vdd_ros.distill.mixture import MixtureParameters, diffuse
-from vdd_ros.distill.mixture_training import DistillSettings, MixtureTraining
-from vdd_ros.distill.objectives import (
+from vdd_ros.distill.methods.gate_judgement import GateJudgement
+from vdd_ros.distill.methods.mixture_training import DistillSettings, MixtureTraining
+from vdd_ros.distill.methods.objectives import (
     choose_experts,
     em_expert_loss,
     expert_weights,
@@ -40,8 +39,9 @@ from vdd_ros.distill.objectives import (
     vdd_paper_loss,
     vdd_path_loss,
 )
-from vdd_ros.distill.student import GaussianMixtureOfExperts
-from vdd_ros.distill.targets import Targets
+from vdd_ros.distill.mixtures.mixture import MixtureParameters, diffuse
+from vdd_ros.distill.mixtures.student import GaussianMixtureOfExperts
+from vdd_ros.distill.training.targets import Targets
 
 
 class VddTraining(MixtureTraining):

@@ -16,8 +16,8 @@ from vdd_ros.core.gating import ExpertSelector, SelectionSettings
 from vdd_ros.core.mixture import log_softmax, sample_categorical
 from vdd_ros.core.samplers import SamplerKind
 from vdd_ros.distill.denoisers import sample_actions
-from vdd_ros.distill.jumps import JumpModel
-from vdd_ros.distill.student import GaussianMixtureOfExperts
+from vdd_ros.distill.methods.jumps import JumpModel
+from vdd_ros.distill.mixtures.student import GaussianMixtureOfExperts
 from vdd_ros.distill.teachers.base import DenoisingTeacher
 from vdd_ros.tasks.metrics import task_metrics
 from vdd_ros.tasks.protocol import Policy, make_task

@@ -37,10 +37,10 @@ from torch import Tensor, nn
 
 from vdd_ros.core.errors import VddError
 from vdd_ros.distill.denoisers import Denoiser
-from vdd_ros.distill.learning_rate import cosine_rate
-from vdd_ros.distill.mixture import gate_entropy
-from vdd_ros.distill.student import GaussianMixtureOfExperts
-from vdd_ros.distill.targets import Targets
+from vdd_ros.distill.mixtures.mixture import gate_entropy
+from vdd_ros.distill.mixtures.student import GaussianMixtureOfExperts
+from vdd_ros.distill.training.learning_rate import cosine_rate
+from vdd_ros.distill.training.targets import Targets
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from vdd_ros.distill.covariance import Covariance
+from vdd_ros.distill.mixtures.covariance import Covariance
 
 _LOG_2PI = math.log(2 * math.pi)
 

@@ -14,9 +14,9 @@ import numpy as np
 from vdd_ros.core.config_io import load_json, to_dict, write_atomic
 from vdd_ros.core.errors import VddError, did_you_mean
 from vdd_ros.distill.study.summary import mean_and_interval
-from vdd_ros.distill.toy_recipes import VARIANTS, ToySettings, describe_variants
-from vdd_ros.distill.toy_training import ToyFigures, ToyPicture, run_toy
-from vdd_ros.distill.toys import TOYS
+from vdd_ros.distill.toys.recipes import VARIANTS, ToySettings, describe_variants
+from vdd_ros.distill.toys.training import ToyFigures, ToyPicture, run_toy
+from vdd_ros.distill.toys.truths import TOYS
 from vdd_ros.evaluation.toy_figures import ToyPanel, toy_figure
 
 SETTINGS = "toys.json"

@@ -19,16 +19,24 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vdd_ros.core.errors import VddError
-from vdd_ros.distill.augmentation import NoiseSettings
-from vdd_ros.distill.ema import Ema
-from vdd_ros.distill.gate_judgement import JudgementSettings
-from vdd_ros.distill.kmeans import kmeans
-from vdd_ros.distill.learning_rate import cosine_rate
-from vdd_ros.distill.mixture import MixtureParameters, gate_entropy, joint_log_prob
-from vdd_ros.distill.objectives import ExpertWeight, gate_cross_entropy
-from vdd_ros.distill.rivals import ConsistencySettings, ImcSettings, TrajectorySettings
-from vdd_ros.distill.student import GaussianMixtureOfExperts, StudentSettings, prune_experts
-from vdd_ros.distill.targets import Targets
+from vdd_ros.distill.methods.gate_judgement import JudgementSettings
+from vdd_ros.distill.methods.kmeans import kmeans
+from vdd_ros.distill.methods.objectives import ExpertWeight, gate_cross_entropy
+from vdd_ros.distill.methods.rival_settings import (
+    ConsistencySettings,
+    ImcSettings,
+    TrajectorySettings,
+)
+from vdd_ros.distill.mixtures.mixture import MixtureParameters, gate_entropy, joint_log_prob
+from vdd_ros.distill.mixtures.student import (
+    GaussianMixtureOfExperts,
+    StudentSettings,
+    prune_experts,
+)
+from vdd_ros.distill.training.augmentation import NoiseSettings
+from vdd_ros.distill.training.ema import Ema
+from vdd_ros.distill.training.learning_rate import cosine_rate
+from vdd_ros.distill.training.targets import Targets
 
 Method = Literal["vdd", "em", "em-teacher", "imc", "cd", "ctm"]
 Estimator = Literal["path", "paper", "diffused"]

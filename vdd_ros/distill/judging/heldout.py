@@ -33,8 +33,8 @@ from vdd_ros.core.errors import VddError
 from vdd_ros.core.normalizer import Normalizer
 from vdd_ros.data.demonstrations import Demonstrations
 from vdd_ros.data.windows import Windows, make_windows
-from vdd_ros.distill.action_samplers import ActionSampler, Student, mixture_sampler
-from vdd_ros.distill.proper_scores import (
+from vdd_ros.distill.judging.action_samplers import ActionSampler, Student, mixture_sampler
+from vdd_ros.distill.judging.proper_scores import (
     coverage,
     density_rank,
     sampled_energy,

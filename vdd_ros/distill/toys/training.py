@@ -22,19 +22,19 @@ from vdd_ros.distill.diagnostics.distances import (
     monte_carlo_kl,
     sliced_wasserstein,
 )
-from vdd_ros.distill.em import EmTraining
-from vdd_ros.distill.mixture_training import (
+from vdd_ros.distill.methods.em import EmTraining
+from vdd_ros.distill.methods.mixture_training import (
     MixtureTraining,
     experts_alive,
     place_experts,
 )
-from vdd_ros.distill.student import GaussianMixtureOfExperts
-from vdd_ros.distill.targets import Targets
+from vdd_ros.distill.methods.vdd import VddTraining
+from vdd_ros.distill.mixtures.student import GaussianMixtureOfExperts
 from vdd_ros.distill.teachers.edm import EdmTeacher, TeacherSettings
-from vdd_ros.distill.toy_recipes import VARIANTS, ToySettings, recipe
-from vdd_ros.distill.toys import Toy, make_toy, train_toy_teacher
-from vdd_ros.distill.trainer import reproducible
-from vdd_ros.distill.vdd import VddTraining
+from vdd_ros.distill.toys.recipes import VARIANTS, ToySettings, recipe
+from vdd_ros.distill.toys.truths import Toy, make_toy, train_toy_teacher
+from vdd_ros.distill.training.targets import Targets
+from vdd_ros.distill.training.trainer import reproducible
 
 # A mode counts as found when the experts near it carry this share of what it weighs.
 _FOUND = 0.5

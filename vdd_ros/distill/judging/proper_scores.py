@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from vdd_ros.distill.mixture import MixtureParameters
+from vdd_ros.distill.mixtures.mixture import MixtureParameters
 
 # Ranks of y among so many draws are uniform on 0..199 under the truth, and both .5 and .9 of 200
 # are whole: coverage then has no error from the finite number of draws.

@@ -31,8 +31,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from vdd_ros.distill.mixture import MixtureParameters, expert_log_prob, joint_log_prob
-from vdd_ros.distill.mixture_training import MixtureTraining
+from vdd_ros.distill.methods.mixture_training import MixtureTraining
+from vdd_ros.distill.mixtures.mixture import MixtureParameters, expert_log_prob, joint_log_prob
 
 
 def log_curricula(

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
 from vdd_ros.core.errors import VddError, did_you_mean
-from vdd_ros.distill.mixture_training import DistillSettings
+from vdd_ros.distill.methods.mixture_training import DistillSettings
 from vdd_ros.distill.teachers.edm import TeacherSettings
-from vdd_ros.distill.toys import TOYS, Toy
+from vdd_ros.distill.toys.truths import TOYS, Toy
 
 Variant = Literal["vdd-diffused", "vdd-mixed", "vdd", "vdd-warm", "em", "paper", "teacher"]
 VARIANTS: tuple[Variant, ...] = get_args(Variant)

@@ -9,9 +9,9 @@ from __future__ import annotations
 from jaxtyping import Float
 from torch import Tensor
 
-from vdd_ros.distill.mixture import MixtureParameters
-from vdd_ros.distill.mixture_training import MixtureTraining
-from vdd_ros.distill.objectives import em_expert_loss
+from vdd_ros.distill.methods.mixture_training import MixtureTraining
+from vdd_ros.distill.methods.objectives import em_expert_loss
+from vdd_ros.distill.mixtures.mixture import MixtureParameters
 
 
 class EmTraining(MixtureTraining):

@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from vdd_ros.core.errors import VddError, did_you_mean
-from vdd_ros.distill.covariance import Covariance, Diagonal, Triangular
-from vdd_ros.distill.low_rank import LowRank
+from vdd_ros.distill.mixtures.covariance import Covariance, Diagonal, Triangular
+from vdd_ros.distill.mixtures.low_rank import LowRank
 
 CovarianceKind = Literal["full", "diag", "block", "lowrank"]
 

@@ -17,10 +17,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vdd_ros.core.errors import VddError
-from vdd_ros.distill.covariance import Covariance
-from vdd_ros.distill.mixture import MixtureParameters
+from vdd_ros.distill.mixtures.covariance import Covariance
+from vdd_ros.distill.mixtures.gaussian_head import CovarianceKind, GaussianHead, keep_rows
+from vdd_ros.distill.mixtures.mixture import MixtureParameters
 from vdd_ros.distill.networks.fourier import FourierFeatures
-from vdd_ros.distill.networks.gaussian_head import CovarianceKind, GaussianHead, keep_rows
 from vdd_ros.distill.networks.mlp import Mlp
 from vdd_ros.distill.networks.normalization import Affine
 from vdd_ros.distill.networks.transformer import Transformer, initialise_like_gpt

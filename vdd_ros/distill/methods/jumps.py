@@ -21,13 +21,17 @@ from torch import Tensor, nn
 
 from vdd_ros.core.schedules import ScheduleKind, sigma_schedule
 from vdd_ros.distill.denoisers import Teacher
-from vdd_ros.distill.ema import Ema
-from vdd_ros.distill.learning_rate import cosine_rate
-from vdd_ros.distill.mixture_training import DistillSettings
+from vdd_ros.distill.methods.mixture_training import DistillSettings
+from vdd_ros.distill.methods.rival_settings import (
+    ConsistencySettings,
+    Distance,
+    TrajectorySettings,
+)
 from vdd_ros.distill.networks.denoising import DenoisingShape, make_denoising_network
 from vdd_ros.distill.networks.normalization import Affine
-from vdd_ros.distill.rivals import ConsistencySettings, Distance, TrajectorySettings
-from vdd_ros.distill.targets import Targets
+from vdd_ros.distill.training.ema import Ema
+from vdd_ros.distill.training.learning_rate import cosine_rate
+from vdd_ros.distill.training.targets import Targets
 
 # Rounds the corner of the pseudo-Huber distance; times the root of the dimension (Song and
 # Dhariwal, 2024, "Improved techniques for training consistency models", section 3.3).

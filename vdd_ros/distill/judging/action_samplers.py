@@ -13,9 +13,9 @@ from vdd_ros.core.samplers import SamplerKind
 from vdd_ros.data.demonstrations import Demonstrations
 from vdd_ros.data.windows import make_windows
 from vdd_ros.distill.denoisers import Teacher, sample_actions
-from vdd_ros.distill.mixture import MixtureParameters
+from vdd_ros.distill.judging.proper_scores import draw_chunks
+from vdd_ros.distill.mixtures.mixture import MixtureParameters
 from vdd_ros.distill.networks.normalization import Affine
-from vdd_ros.distill.proper_scores import draw_chunks
 
 ActionSampler = Callable[[Tensor, int, torch.Generator], Tensor]
 """(raw windows [B, T, O], S, generator) -> raw action chunks [B, S, H, A]."""

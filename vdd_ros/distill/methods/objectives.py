@@ -26,8 +26,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from vdd_ros.core.errors import VddError
-from vdd_ros.distill.covariance import Covariance
-from vdd_ros.distill.mixture import (
+from vdd_ros.distill.mixtures.covariance import Covariance
+from vdd_ros.distill.mixtures.mixture import (
     MixtureParameters,
     expert_log_prob,
     gaussian_entropy,

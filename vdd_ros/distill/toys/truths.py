@@ -22,10 +22,10 @@ from torch import Tensor
 
 from vdd_ros.core.errors import VddError, did_you_mean
 from vdd_ros.distill.diagnostics.distances import draw_actions
-from vdd_ros.distill.mixture import MixtureParameters
-from vdd_ros.distill.targets import Targets
+from vdd_ros.distill.mixtures.mixture import MixtureParameters
 from vdd_ros.distill.teachers.analytic import AnalyticTeacher
 from vdd_ros.distill.teachers.edm import EdmTeacher, EdmTraining, TeacherSettings
+from vdd_ros.distill.training.targets import Targets
 
 ToyName = Literal["ring", "skewed-ring", "rotating-ring", "grid", "moons", "exact-moons"]
 TOYS: tuple[ToyName, ...] = get_args(ToyName)

@@ -13,8 +13,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from vdd_ros.distill.covariance import Covariance
-from vdd_ros.distill.small_matrices import (
+from vdd_ros.distill.mixtures.covariance import Covariance
+from vdd_ros.distill.mixtures.small_matrices import (
     SMALL,
     cholesky,
     column_cholesky,

@@ -32,7 +32,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from vdd_ros.distill.small_matrices import (
+from vdd_ros.distill.mixtures.small_matrices import (
     SMALL,
     backward_substitution,
     cholesky,

@@ -23,9 +23,9 @@ import torch
 from torch import Tensor, nn
 
 from vdd_ros.core.errors import VddError
-from vdd_ros.distill import checkpoint
-from vdd_ros.distill.progress import make_progress
-from vdd_ros.distill.tracking import JsonLinesWriter, LogWriter
+from vdd_ros.distill.training import checkpoint
+from vdd_ros.distill.training.progress import make_progress
+from vdd_ros.distill.training.tracking import JsonLinesWriter, LogWriter
 
 # Lines of metrics.jsonl per run: enough for a learning curve, few enough to read.
 _N_LOG_LINES = 200

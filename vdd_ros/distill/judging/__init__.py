@@ -1,0 +1,1 @@
+"""How good a policy is: in closed loop, and on held-out episodes."""

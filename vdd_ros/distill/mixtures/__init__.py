@@ -1,0 +1,1 @@
+"""What a student is: a Gaussian mixture of experts that a network predicts."""

@@ -1,0 +1,1 @@
+"""How whatever is trained here is trained: data, loop, run folder."""
