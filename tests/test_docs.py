@@ -11,6 +11,7 @@ import pytest
 
 from vdd_ros.cli.main import COMMANDS
 from vdd_ros.core.shipped import STUDENT
+from vdd_ros.distill.study.records import fill_page, record_tables
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted(
@@ -52,6 +53,17 @@ def test_every_documented_command_and_option_exists(page: Path) -> None:
         for word in shlex.split(rest.partition("#")[0].replace("'", "")):
             if word.startswith("--"):
                 assert word.removeprefix("--") in {*fields, "help"}, f"vdd {command} {word}"
+
+
+def test_every_table_of_results_is_what_its_rows_say() -> None:
+    """After new rows: vdd study --render-only docs/studies/* --page docs/results.md."""
+    records = sorted(path for path in (ROOT / "docs/studies").iterdir() if path.is_dir())
+    tables = {name: text for path in records for name, text in record_tables(path).items()}
+    page = ROOT / "docs/results.md"
+    text = page.read_text(encoding="utf-8")
+    shown = set(re.findall(r"<!-- study: (\S+) -->", text))
+    assert shown == set(tables), "a table without rows, or rows without a table"
+    assert fill_page(text, tables, where=page.name) == text
 
 
 def test_the_picture_on_the_front_page_shows_the_shipped_student() -> None:
