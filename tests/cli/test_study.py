@@ -65,8 +65,8 @@ def test_a_study_is_computed_once_and_printed_without_torch(
     assert (folder / "out" / "table.md").is_file()
 
 
-def test_several_studies_are_one_object(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """One entry per study, in the order they were named."""
+def finished(folder: Path) -> None:
+    """Two finished studies, `a` and `b`, of one row."""
     settings = from_dict(StudySettings, yaml.safe_load(STUDY_YAML))
     for name, success in (("a", 0.25), ("b", 0.75)):
         write_atomic(folder / name / "study.json", dump_json(settings))
@@ -83,6 +83,11 @@ def test_several_studies_are_one_object(folder: Path, capfd: pytest.CaptureFixtu
             training_cpu_s=1.0,
         )
         append_row(folder / name / "run" / "rows.jsonl", row)
+
+
+def test_several_studies_are_one_object(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """One entry per study, in the order they were named."""
+    finished(folder)
     assert cli.main(shlex.split("study --render-only b a --json")) == 0
     answer = json.loads(capfd.readouterr().out)
     assert answer["tables"] == [str(Path(name) / "table.md") for name in "ba"]
@@ -91,9 +96,27 @@ def test_several_studies_are_one_object(folder: Path, capfd: pytest.CaptureFixtu
     assert rows[0]["figures"]["success"]["half"] is None  # one seed has no interval
 
 
+def test_a_kept_record_fills_a_page(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """`--record` keeps the rows of one study, `--page` shows them; the page says if it changed."""
+    finished(folder)
+    page = folder / "page.md"
+    page.write_text(
+        "<!-- study: kept/avoiding-ideal -->\n<!-- end of study -->\n", encoding="utf-8"
+    )
+    assert cli.main(shlex.split("study --render-only a --record kept")) == 0
+    assert {path.name for path in (folder / "kept").iterdir()} == {"study.json", "rows.jsonl"}
+    for said in ("tables renewed", "its tables are as the rows say"):
+        capfd.readouterr()
+        assert cli.main(shlex.split("study --render-only kept --page page.md")) == 0
+        assert said in capfd.readouterr().out
+    assert "| teacher | 2 | 1 | 0.250 |" in page.read_text(encoding="utf-8")
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
+        ("study --page page.md", "--page takes tables from the studies or records"),
+        ("study --render-only a b --record kept", "not the folder of a study"),
         ("study --jobs 0", "--jobs: got 0, expected at least 1"),
         ("study --config study.yaml --data nowhere.npz", "nowhere.npz: no such file"),
         ("study --config study.yaml --data avoidin-ideal=x", "did you mean 'avoiding-ideal'"),
