@@ -51,7 +51,7 @@ def trained(demos, folder: Path, **settings) -> Path:
         (DDPM | {"prediction": "v", "betas": "linear"} | UNET | {"n_frequencies": 4}, ()),
         (
             {"family": "edm", "backbone": "transformer", "n_obs_steps": 2, "n_frequencies": 4}
-            | {"conditioning": "film"},
+            | {"conditioning": "film", "token_layout": "causal"},
             (2,),
         ),
     ],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from vdd_ros.core.errors import VddError
 from vdd_ros.distill.networks.denoising import DenoisingShape, make_denoising_network
 from vdd_ros.distill.networks.unet1d import Unet1d
 
@@ -27,7 +28,11 @@ def network(backbone: str, *, spread: float = 0.2, **changes) -> torch.nn.Module
 
 
 FILM = {"conditioning": "film"}
-KINDS = [("mlp", {}), ("mlp", FILM), ("transformer", {}), ("transformer", FILM), ("unet", {})]
+CAUSAL = {"token_layout": "causal"}
+KINDS = [
+    ("mlp", {}), ("mlp", FILM), ("transformer", {}), ("transformer", FILM),
+    ("transformer", CAUSAL), ("unet", {}),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(("backbone", "changes"), KINDS)
@@ -110,3 +115,37 @@ def test_a_fresh_transformer_that_is_modulated_answers_as_one_that_is_not():
     for name in more:
         torch.nn.init.normal_(film.get_parameter(name), std=0.2)
     assert (film(*given) - plain(*given)).abs().amax((1, 2)).min() > 1e-3
+
+
+@pytest.mark.parametrize("goal", [0, 1])
+def test_the_published_layout_hides_what_comes_later_and_the_other_hides_nothing(goal):
+    """Levels, goal and frames before the chunk; every action sees itself and those before."""
+    x, levels, obs = torch.randn(5, 8, 2), torch.rand(5, 1), torch.randn(5, 2, 3)
+    moved = x.clone()
+    moved[:, 3] += 0.5
+    for layout, first in (("causal", 3), ("full", 0)):
+        made = network("transformer", dim_goal=goal, token_layout=layout)
+        out = made(x, levels, obs)
+        change = (made(moved, levels, obs) - out).abs().amax(2)
+        assert torch.equal(change[:, :first], torch.zeros(5, first))
+        assert change[:, first:].min() > 1e-6
+        for other in ((x, levels + 0.3, obs), (x, levels, obs + 0.5)):
+            assert (made(*other) - out).abs().amax((1, 2)).min() > 1e-6
+
+
+def test_the_published_layout_has_the_newest_observation_and_the_first_action_at_one_place():
+    causal, full = (network("transformer", **kind) for kind in (CAUSAL, {}))
+    assert causal.trunk.position.shape[1] == full.trunk.position.shape[1] - 1
+    # Its positions, with that one twice, under the mask of the other kind, give its answers.
+    known = causal.state_dict()
+    at = known["trunk.position"]
+    full.load_state_dict(known | {"trunk.position": torch.cat([at[:, :3], at[:, 2:]], dim=1)})
+    for block in full.trunk.blocks:
+        block.causal = True
+    given = torch.randn(4, 8, 2), torch.rand(4, 1), torch.randn(4, 2, 3)
+    assert torch.equal(full(*given), causal(*given))
+
+
+def test_a_layout_of_tokens_is_asked_of_a_network_of_tokens():
+    with pytest.raises(VddError, match="token_layout 'causal' belongs to backbone 'transformer'"):
+        network("mlp", **CAUSAL)

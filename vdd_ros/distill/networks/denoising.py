@@ -24,6 +24,7 @@ from vdd_ros.distill.networks.unet1d import Unet1d
 
 DenoisingBackbone = Literal["mlp", "transformer", "unet"]
 Conditioning = Literal["concat", "film"]
+TokenLayout = Literal["full", "causal"]
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,8 @@ class DenoisingShape:
     """unet: groups of the normalisation."""
     dim_goal: int = 0
     """transformer: trailing observation components that are the goal."""
+    token_layout: TokenLayout = "full"
+    """transformer: whether every token sees all others, or those before it (published)."""
 
     def check(self) -> None:
         """Check what belongs to the backbone.
@@ -87,6 +90,13 @@ class DenoisingShape:
             raise VddError(
                 f"dim_goal: got {self.dim_goal} with backbone '{self.backbone}'; expected 0, or "
                 "the trailing goal components of the observation with backbone 'transformer'"
+            )
+        if self.token_layout not in ("full", "causal"):
+            raise VddError(f"token_layout: got '{self.token_layout}', expected 'full' or 'causal'")
+        if self.token_layout != "full" and self.backbone != "transformer":
+            raise VddError(
+                f"token_layout '{self.token_layout}' belongs to backbone 'transformer', got "
+                f"'{self.backbone}'; leave it out"
             )
         if self.backbone == "unet":
             self._check_unet()
@@ -240,7 +250,9 @@ class _TransformerBackbone(nn.Module):
     the teacher's own noisy window actions meets a score that never occurs in use, and past actions
     invite a policy to copy itself. Without them the pairs before the last have no action to
     denoise and the published layout becomes this one: history, then the chunk. The window is
-    known as a whole and the chunk is denoised as a whole, so nothing is hidden from anything.
+    known as a whole and the chunk is denoised as a whole, so nothing is hidden from anything;
+    ``token_layout`` causal hides the future as the papers do, s_T and x_1 at one position. With
+    one observation and one action the two are the published layout, mask and all.
 
     With ``conditioning`` film, levels and frames also scale and shift what every block reads. As
     tokens alone they reach the actions through attention, which a short training hardly opens.
@@ -256,15 +268,18 @@ class _TransformerBackbone(nn.Module):
         self.embed_obs = nn.Linear(self.seen.dim, shape.width)
         self.embed_action = nn.Linear(dim_act, shape.width)
         self.embed_goal = nn.Linear(shape.dim_goal, shape.width) if shape.dim_goal else None
+        before = 1 + bool(shape.dim_goal) + shape.n_obs_steps
+        causal = shape.token_layout == "causal"
         self.trunk = Transformer(
-            n_tokens=1 + bool(shape.dim_goal) + shape.n_obs_steps + shape.horizon,
+            n_tokens=before + shape.horizon,
             width=shape.width,
             depth=shape.depth,
             n_heads=shape.n_heads,
             dropout_attention=shape.dropout_attention,
             dropout_residual=shape.dropout,
-            causal=False,
+            causal=causal,
             dim_condition=shape.width if shape.conditioning == "film" else 0,
+            one_place=before if causal else 0,
         )
         initialise_like_gpt(self.trunk)
         self.told: LevelFeatures | None = None

@@ -100,6 +100,7 @@ class Transformer(nn.Module):
         dropout_residual: dropout of embeddings and residual updates.
         causal: a token sees only itself and what came before it.
         dim_condition: length of the condition that modulates every block; 0 for none.
+        one_place: index of a token that shares the position of the one before it; 0 for none.
 
     Raises:
         VddError: the heads do not divide the width.
@@ -116,6 +117,7 @@ class Transformer(nn.Module):
         dropout_residual: float = 0.0,
         causal: bool = True,
         dim_condition: int = 0,
+        one_place: int = 0,
     ) -> None:
         super().__init__()
         if width % n_heads:
@@ -123,7 +125,8 @@ class Transformer(nn.Module):
                 f"transformer: width {width} is not a multiple of n_heads {n_heads}; choose a "
                 "width that the heads divide"
             )
-        self.position = nn.Parameter(torch.zeros(1, n_tokens, width))
+        self.one_place = one_place
+        self.position = nn.Parameter(torch.zeros(1, n_tokens - bool(one_place), width))
         self.dropout = nn.Dropout(dropout_residual)
         self.blocks = nn.ModuleList(
             Block(
@@ -142,10 +145,16 @@ class Transformer(nn.Module):
         self, tokens: Float[Tensor, "B N W"], condition: Float[Tensor, "B C"] | None = None
     ) -> Float[Tensor, "B N W"]:
         """Return the tokens after all blocks and the final LayerNorm."""
-        x = self.dropout(tokens + self.position)
+        x = self.dropout(tokens + self._positions())
         for block in self.blocks:
             x = block(x, condition)
         return self.norm(x)
+
+    def _positions(self) -> Float[Tensor, "1 N W"]:
+        if not self.one_place:
+            return self.position
+        before = self.position[:, : self.one_place]
+        return torch.cat([before, self.position[:, self.one_place - 1 :]], dim=1)
 
 
 def initialise_like_gpt(module: nn.Module) -> None:

@@ -8,7 +8,12 @@ from typing import Literal
 from vdd_ros.core.errors import VddError, did_you_mean
 from vdd_ros.core.normalizer import NormalizerKind
 from vdd_ros.core.schedules import ScheduleKind
-from vdd_ros.distill.networks.denoising import Conditioning, DenoisingBackbone, DenoisingShape
+from vdd_ros.distill.networks.denoising import (
+    Conditioning,
+    DenoisingBackbone,
+    DenoisingShape,
+    TokenLayout,
+)
 from vdd_ros.distill.training.augmentation import NoiseSettings
 
 Family = Literal["edm", "ddpm", "flow"]
@@ -65,6 +70,9 @@ class TeacherSettings:
     """unet: groups of the group normalisation; divides every entry of down_dims."""
     dim_goal: int = 0
     """transformer: trailing observation components that are the goal, a token of its own."""
+    token_layout: TokenLayout = "full"
+    """transformer: every token sees all others (full), or those before it, the newest observation
+    and the first action at one position, as BESO and D3IL have it (causal)."""
     n_diffusion_steps: int = 16
     """ddpm: steps T. Avoiding 8, other D3IL tasks 16 or 64, Diffusion Policy 100."""
     betas: Betas = "cosine"
@@ -168,6 +176,7 @@ class TeacherSettings:
             kernel_size=self.kernel_size,
             n_groups=self.n_groups,
             dim_goal=self.dim_goal,
+            token_layout=self.token_layout,
         )
 
     def _check_family(self) -> None:
