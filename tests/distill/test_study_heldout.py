@@ -326,3 +326,20 @@ def test_too_few_episodes_are_named_before_anything_is_trained(
     short = replace(tiny, tasks=(replace(tiny.tasks[0], data=str(tmp_path / "one.npz")),))
     with pytest.raises(VddError, match="cannot split 1 episodes"):
         check(short)
+
+
+def test_what_is_odd_about_recordings_is_said_once_before_anything_is_trained(
+    tiny: StudySettings, tmp_path: Path
+) -> None:
+    """It may be meant, so the study goes on; asked of every row, told once."""
+    assert check(tiny) == ()
+    still = load_npz(tmp_path / "walks.npz")
+    still = replace(still, observation=np.column_stack([still.observation, np.ones(len(still))]))
+    save_npz(still, tmp_path / "still.npz")
+    task = replace(tiny.tasks[0], data=str(tmp_path / "still.npz"), relative=False)
+    said: list[str] = []
+    odd = replace(tiny, tasks=(task,), seeds=(0,))
+    run_study(odd, tmp_path / "study", rows=("persistence", "linear"), say=said.append)
+    assert len(said) == 1
+    assert "never changes: it tells nothing" in said[0]
+    assert len(list(read_rows(tmp_path / "study"))) == 2

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import tyro
 
-from vdd_ros.cli.command import Answer, Shipped, require_at_least
+from vdd_ros.cli.command import Answer, Shipped, require_at_least, say
 from vdd_ros.cli.train import require_torch
 from vdd_ros.core.errors import VddError
 
@@ -106,6 +106,7 @@ class Study:
             jobs=self.jobs,
             tasks=self.tasks,
             rows=self.rows,
+            say=lambda note: say(f"note: {note}"),
         )
 
 

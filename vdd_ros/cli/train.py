@@ -69,9 +69,9 @@ class DataOptions:
 
     def inspect(self, demos: Demonstrations, *, horizon: int, pad: bool) -> tuple[str, ...]:
         """Say what is odd about the demonstrations, before time is spent on them."""
-        from vdd_ros.data.inspection import constant_columns, short_episodes
+        from vdd_ros.data.inspection import oddities
 
-        notes = (*constant_columns(demos), *short_episodes(demos, horizon=horizon, pad=pad))
+        notes = oddities(demos, horizon=horizon, pad=pad)
         for note in notes:
             say(f"note: {note}")
         return notes

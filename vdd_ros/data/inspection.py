@@ -58,6 +58,11 @@ def short_episodes(demos: Demonstrations, *, horizon: int, pad: bool) -> tuple[s
     )
 
 
+def oddities(demos: Demonstrations, *, horizon: int, pad: bool) -> tuple[str, ...]:
+    """Say all that is odd about demonstrations that chunks of ``horizon`` are cut from."""
+    return (*constant_columns(demos), *short_episodes(demos, horizon=horizon, pad=pad))
+
+
 def require_same_units(
     table: NDArray[np.floating], normalizer: Normalizer, *, what: str, whose: str
 ) -> None:

@@ -42,6 +42,7 @@ def run_study(
     jobs: int = 1,
     tasks: Sequence[str] = (),
     rows: Sequence[str] = (),
+    say: Callable[[str], object] = lambda _: None,
 ) -> Path:
     """Compute every row that ``out_dir`` does not hold yet, and render the tables.
 
@@ -52,6 +53,7 @@ def run_study(
         jobs: (task, seed) pairs computed at a time, each in a process with one thread.
         tasks: names of the tasks to compute; empty for all.
         rows: names of the rows to compute; empty for all.
+        say: takes what is odd about the recordings, before time is spent on them.
 
     Returns:
         The path of the tables, in Markdown. Rows that failed are named below them.
@@ -62,7 +64,8 @@ def run_study(
     if jobs < 1:
         raise VddError(f"jobs: got {jobs}, expected at least 1")
     chosen_tasks, chosen_rows = chosen(settings, tasks, rows)
-    check(settings, chosen_tasks, chosen_rows)
+    for note in check(settings, chosen_tasks, chosen_rows):
+        say(note)
     folder = Path(out_dir)
     _claim(folder, settings)
     names = [row.name for row in chosen_rows]
@@ -120,17 +123,22 @@ def check(
     settings: StudySettings,
     tasks: Sequence[StudyTask] | None = None,
     rows: Sequence[Row] | None = None,
-) -> None:
+) -> tuple[str, ...]:
     """Find what cannot be trained before anything is.
+
+    Returns:
+        What is odd about the recordings and may be meant.
 
     Raises:
         VddError: a missing or wrong settings file, an override that does not fit, a method that
             is not there, recordings that cannot be used.
     """
+    from vdd_ros.data.inspection import oddities
     from vdd_ros.distill.pipeline import METHODS
     from vdd_ros.distill.study.judging import load
     from vdd_ros.distill.study.recipes import student_settings, teacher_settings
 
+    notes: dict[str, None] = {}
     for task in settings.tasks if tasks is None else tasks:
         if task.data is None:
             raise VddError(
@@ -138,12 +146,16 @@ def check(
                 f"--data {task.name}=PATH where other tasks have none, either; or name the tasks "
                 "to compute with --tasks"
             )
+        demos = None
         if task.data != "scripted":  # those of the scripted expert are yet to be made
             demos = load(task)
             if task.is_held_out:
                 demos.split(1 - task.held_out, 0)
         for row in settings.resolved() if rows is None else rows:
-            teacher_settings(task, row, seed=0)
+            teacher = teacher_settings(task, row, seed=0)
+            if demos is not None:
+                found = oddities(demos, horizon=teacher.horizon, pad=teacher.pad)
+                notes.update(dict.fromkeys(found))
             if not (row.is_teacher or row.is_reference):
                 if row.method not in METHODS:
                     raise VddError(
@@ -151,6 +163,7 @@ def check(
                         f"{did_you_mean(row.method, METHODS)}"
                     )
                 student_settings(task, row, seed=0)
+    return tuple(notes)
 
 
 def _claim(folder: Path, settings: StudySettings) -> None:
