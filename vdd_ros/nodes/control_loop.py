@@ -63,6 +63,16 @@ class Tick:
     """Expert that acted; -1 without one."""
     gate: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
     """[K] gate probabilities, [0] without experts."""
+    window: NDArray[np.float32] | None = None
+    """[n_obs_steps, D_obs] what was observed up to ``observed_ns``, a view valid until the next
+    tick; None for a hold."""
+    observed_ns: int = 0
+    """Stamp of the newest observation in ``window``."""
+    output: PolicyOutput | None = None
+    """The newest prediction, views valid until the next one; None before the first, and after a
+    hold."""
+    predicted_ns: int = 0
+    """Stamp of the observation that ``output`` answers: it changes with every prediction."""
     age_ns: int = 0
     """Age of the observation when the tick began."""
     decode_ns: int = 0
@@ -236,6 +246,7 @@ class ControlLoop:
             self._guard.seed(row)
             self._seeded = True
         window = self._history.push(row)
+        tick.window, tick.observed_ns = window, stamp_ns
         decoded = clock()
         try:
             action = self._next_action(window)
@@ -275,12 +286,9 @@ class ControlLoop:
         """Ask the policy, or take the next action it has planned."""
         contract = self._contract
         if contract.horizon == 1:
-            output = self._actor.act(window)
-            self.tick.expert, self.tick.gate = output.expert, output.gate
-            return output.action[0]
+            return self._predict(window).action[0]
         if self._step >= self._next_prediction:
-            output = self._actor.act(window)
-            self.tick.expert, self.tick.gate = output.expert, output.gate
+            output = self._predict(window)
             self._queue.put(ActionChunk(self._step, output.action))
             self._next_prediction = self._step + contract.n_action_steps
         action = self._queue.pop(self._step)
@@ -289,10 +297,18 @@ class ControlLoop:
             raise RuntimeError("the action queue is empty though a chunk was just predicted")
         return action
 
+    def _predict(self, window: NDArray[np.float32]) -> PolicyOutput:
+        """Ask the policy, and keep its answer where what watches the loop finds it."""
+        tick, output = self.tick, self._actor.act(window)
+        tick.expert, tick.gate = output.expert, output.gate
+        tick.output, tick.predicted_ns = output, tick.observed_ns
+        return output
+
     def _hold(self, problem: str, received: int, stamp_ns: int = 0) -> None:
         """Hold the last command: what was measured is stale or not to be believed."""
         tick = self.tick
         tick.expert, tick.gate = -1, tick.gate[:0]
+        tick.window = tick.output = None
         tick.age_ns = tick.decode_ns = tick.infer_ns = tick.safety_ns = tick.publish_ns = 0
         decision = self._guard.hold(None, problem)
         self._send(decision, stamp_ns or self._now_ns())
