@@ -1,0 +1,297 @@
+"""One control tick: observation in, command out, every stage timed.
+
+The tick runs where the observation arrives, inside the subscription's callback: handing it over to
+another thread costs more than the inference of a small policy. It fires when every observed topic
+has delivered since the last tick. Where a fixed rate is wanted, `on_timer` ticks instead, with the
+newest samples there are.
+
+Two timers of the node stand behind the observation-driven tick: `on_watchdog` finds that samples
+stopped coming, `on_hold` then repeats the held command at control rate until they come again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vdd_ros.control.tick import NEVER, Actor, Collector, Sink, Tick
+from vdd_ros.core.chunking import ActionChunk, ActionQueue
+from vdd_ros.core.contract import PolicyContract
+from vdd_ros.core.errors import VddError
+from vdd_ros.core.history import ObservationHistory
+from vdd_ros.core.latency import LatencyWindow
+from vdd_ros.core.safety import SafetyDecision, SafetyGuard, SafetyLevel
+from vdd_ros.runtime.policy import PolicyOutput
+
+_MISSED_GAP = 1.5
+"""Periods between two observations above which ticks were missed: halfway to the next one."""
+_MAX_REASONS = 64
+"""Different reasons counted; more would be a leak, reasons are few and constant texts."""
+
+
+C = TypeVar("C", bound=Collector)
+
+
+class ControlLoop(Generic[C]):
+    """Everything between a received message and a published command; knows no rclpy."""
+
+    def __init__(
+        self,
+        contract: PolicyContract,
+        actor: Actor,
+        *,
+        collector: C,
+        rate_hz: float,
+        sinks: Sequence[Sink],
+        publishers: Sequence[Any],
+        now_ns: Callable[[], int],
+        on_tick: Callable[[Tick], None],
+        on_send: Callable[[NDArray[np.float64], int], None] | None = None,
+    ) -> None:
+        """Build the loop, inactive.
+
+        Args:
+            contract: what is observed and commanded.
+            actor: the policy.
+            collector: where the observation vector comes together.
+            rate_hz: commands per second, for limits and for counting missed ticks.
+            sinks: writers of the command topics.
+            publishers: one per sink, with a ``publish`` method.
+            now_ns: the node's clock.
+            on_tick: called after every tick, when the command is already on its way.
+            on_send: called with commands [T, D_act] and their stamp (ns) when they were sent.
+        """
+        self.collector = collector
+        self.tick = Tick()
+        self.active = False
+        self.infer_latency = LatencyWindow()
+        self.tick_latency = LatencyWindow()
+        self.held_by: Counter[str] = Counter()
+        self._contract = contract
+        self._actor = actor
+        self._history = ObservationHistory(contract.n_obs_steps, contract.dim_obs)
+        self._guard = SafetyGuard(contract, rate_hz=rate_hz)
+        self._queue = ActionQueue(contract.execution)
+        self._period_ns = round(1e9 / rate_hz)
+        self._outputs = list(zip(sinks, publishers, strict=True))
+        self._planned = any(sink.planned for sink in sinks)
+        self._now_ns = now_ns
+        self._on_tick = on_tick
+        self._on_send = on_send
+        self._seeded = False
+        self._step = 0
+        self._next_prediction = 0
+        self._last_stamp_ns = NEVER
+
+    @property
+    def last_command(self) -> NDArray[np.float64] | None:
+        """The command sent last; None before the first."""
+        return self._guard.last_command
+
+    def start(self) -> None:
+        """Activate: nothing of an earlier run is remembered."""
+        self.tick = Tick(reason="")
+        self.infer_latency = LatencyWindow()
+        self.tick_latency = LatencyWindow()
+        self.held_by.clear()
+        self.restart_episode()
+        self.active = True
+
+    def restart_episode(self, now_ns: int = NEVER) -> None:
+        """Forget history, plan and the last command: a new episode begins.
+
+        Topics overtake each other: an observation of the old episode may still be on its way.
+        With ``now_ns`` it is ignored, or the new episode would be limited from the old one's end.
+        """
+        self.collector.reset(now_ns)
+        self._forget()
+
+    def _forget(self) -> None:
+        self._history.reset()
+        self._queue.reset()
+        self._actor.reset()
+        self._guard.forget()
+        self._seeded = False
+        self._step = self._next_prediction = 0
+        self._last_stamp_ns = NEVER
+
+    def stop(self, reason: str) -> None:
+        """Deactivate: no tick runs any more, THEN the declared stop action is sent."""
+        if not self.active:
+            return
+        self.active = False
+        now_ns = self._now_ns()
+        usable = not self.collector.problem(now_ns)
+        decision = self._guard.stop(self.collector.row if usable else None, reason)
+        self._send(decision, now_ns)
+        self._finish(decision, 0, time.perf_counter_ns())
+
+    def on_message(self, source: Any, message: Any) -> bool:  # noqa: ANN401
+        """Take an observation; tick and return True when it completed the vector."""
+        received = time.perf_counter_ns()
+        if not self.active:
+            return False
+        now_ns = self._now_ns()
+        try:
+            if not self.collector.accept(source, message, now_ns):
+                return False
+        except VddError:
+            # The fault is kept with its source and names what is missing.
+            self._hold(self.collector.problem(now_ns), received)
+            return True
+        self.run(now_ns, received)
+        return True
+
+    def collect(self, source: Any, message: Any) -> None:  # noqa: ANN401
+        """Take an observation for the next timed tick."""
+        if self.active:
+            # What the message lacks is kept as the source's fault, which the next tick finds.
+            with contextlib.suppress(VddError):
+                self.collector.accept(source, message, self._now_ns())
+
+    def on_timer(self) -> None:
+        """Tick at a fixed rate with the newest samples."""
+        if not self.active:
+            return
+        received, now_ns = time.perf_counter_ns(), self._now_ns()
+        problem = self.collector.problem(now_ns)
+        if problem:
+            self._hold(problem, received)
+        else:
+            self.run(now_ns, received, paced_ns=now_ns)
+
+    def on_watchdog(self) -> bool:
+        """Hold when samples stopped coming; return whether the loop is holding."""
+        if not self.active:
+            return False
+        problem = self.collector.problem(self._now_ns())
+        if problem:
+            self._hold(problem, time.perf_counter_ns())
+        return bool(problem)
+
+    def run(self, now_ns: int, received: int, *, paced_ns: int = NEVER) -> None:
+        """Answer the observation in the collector with a command.
+
+        Args:
+            now_ns: the node's clock.
+            received: ``time.perf_counter_ns`` when the tick was caused.
+            paced_ns: the time that ticks are counted by; the observation's stamp by default.
+        """
+        collector, tick, clock = self.collector, self.tick, time.perf_counter_ns
+        problem = collector.problem(now_ns) or collector.non_finite()
+        stamp_ns = collector.take()
+        if not self._follows(stamp_ns if paced_ns == NEVER else paced_ns):
+            return
+        if problem:
+            self._hold(problem, received, stamp_ns)
+            return
+        row = collector.row
+        if not self._seeded:
+            self._guard.seed(row)
+            self._seeded = True
+        window = self._history.push(row)
+        tick.window, tick.observed_ns = window, stamp_ns
+        decoded = clock()
+        try:
+            action = self._next_action(window)
+        except Exception as error:  # any failure of a policy must end in a hold, not in a crash
+            self._hold(f"policy failed: {type(error).__name__}: {error}", received, stamp_ns)
+            return
+        inferred = clock()
+        decision = self._guard.act(row, action)
+        guarded = clock()
+        self._send(decision, stamp_ns)
+        published = clock()
+        tick.age_ns = now_ns - stamp_ns
+        tick.decode_ns = decoded - received
+        tick.infer_ns = inferred - decoded
+        tick.safety_ns = guarded - inferred
+        tick.publish_ns = published - guarded
+        self.infer_latency.add(tick.infer_ns)
+        self._finish(decision, stamp_ns, received, published)
+
+    def _follows(self, stamp_ns: int) -> bool:
+        """Tell whether a tick is newer than the last one; count those missing between them."""
+        last_ns = self._last_stamp_ns
+        if last_ns != NEVER:
+            gap_ns = stamp_ns - last_ns
+            if gap_ns <= 0:
+                if -gap_ns < self.collector.max_age_ns:
+                    return False  # the same sample again, or one that was overtaken
+                # The clock was set back: a bag loops, or the simulation was restarted. The sample
+                # that shows it is in the vector already and stays.
+                self._forget()
+            elif gap_ns > _MISSED_GAP * self._period_ns:
+                self.tick.missed += round(gap_ns / self._period_ns) - 1
+        self._last_stamp_ns = stamp_ns
+        return True
+
+    def _next_action(self, window: NDArray[np.float32]) -> NDArray[np.floating]:
+        """Ask the policy, or take the next action it has planned."""
+        contract = self._contract
+        if contract.horizon == 1:
+            return self._predict(window).action[0]
+        if self._step >= self._next_prediction:
+            output = self._predict(window)
+            self._queue.put(ActionChunk(self._step, output.action))
+            self._next_prediction = self._step + contract.n_action_steps
+        action = self._queue.pop(self._step)
+        self._step += 1
+        if action is None:
+            raise RuntimeError("the action queue is empty though a chunk was just predicted")
+        return action
+
+    def _predict(self, window: NDArray[np.float32]) -> PolicyOutput:
+        """Ask the policy, and keep its answer where what watches the loop finds it."""
+        tick, output = self.tick, self._actor.act(window)
+        tick.expert, tick.gate = output.expert, output.gate
+        tick.output, tick.predicted_ns = output, tick.observed_ns
+        return output
+
+    def _hold(self, problem: str, received: int, stamp_ns: int = 0) -> None:
+        """Hold the last command: what was measured is stale or not to be believed."""
+        tick = self.tick
+        tick.expert, tick.gate = -1, tick.gate[:0]
+        tick.window = tick.output = None
+        tick.age_ns = tick.decode_ns = tick.infer_ns = tick.safety_ns = tick.publish_ns = 0
+        decision = self._guard.hold(None, problem)
+        self._send(decision, stamp_ns or self._now_ns())
+        self._finish(decision, stamp_ns, received)
+
+    def _send(self, decision: SafetyDecision, stamp_ns: int) -> None:
+        command = decision.command
+        if command is None:
+            return
+        rows = command[None]
+        if self._planned and decision.level <= SafetyLevel.CLAMP:
+            planned = self._queue.planned()
+            if len(planned):
+                rows = np.concatenate([rows, self._guard.plan(planned)])
+        for sink, publisher in self._outputs:
+            publisher.publish(sink.write(rows, stamp_ns))
+        if self._on_send is not None:
+            self._on_send(rows, stamp_ns)
+
+    def _finish(
+        self, decision: SafetyDecision, stamp_ns: int, received: int, published: int = 0
+    ) -> None:
+        tick = self.tick
+        tick.stamp_ns = stamp_ns
+        tick.level = decision.level
+        tick.reason = decision.reason
+        tick.total_ns = (published or time.perf_counter_ns()) - received
+        tick.count += 1
+        if tick.total_ns > self._period_ns:
+            tick.missed += 1
+        if decision.level >= SafetyLevel.HOLD:
+            tick.held += 1
+            if decision.reason in self.held_by or len(self.held_by) < _MAX_REASONS:
+                self.held_by[decision.reason] += 1
+        self.tick_latency.add(tick.total_ns)
+        self._on_tick(tick)

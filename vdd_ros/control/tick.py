@@ -1,0 +1,115 @@
+"""What the control loop needs of its surroundings, and what it says about a tick."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vdd_ros.core.safety import SafetyLevel
+from vdd_ros.runtime.policy import PolicyOutput
+
+NEVER = -1
+"""A stamp before any stamp."""
+
+
+class Actor(Protocol):
+    """What the loop needs of a policy; every runtime policy is one."""
+
+    def act(self, window: NDArray[np.float32]) -> PolicyOutput:
+        """Decide from an observation window [n_obs_steps, D_obs]."""
+        ...
+
+    def reset(self) -> None:
+        """Start a new episode."""
+        ...
+
+
+@dataclass
+class Tick:
+    """What the last tick did; one object, overwritten by every tick."""
+
+    stamp_ns: int = 0
+    """Stamp of the observation answered, 0 for a hold that answers none."""
+    level: SafetyLevel = SafetyLevel.STOP
+    """Rung of the safety ladder."""
+    reason: str = "not active"
+    """Why not ACT; empty when acting freely."""
+    expert: int = -1
+    """Expert that acted; -1 without one."""
+    gate: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
+    """[K] gate probabilities, [0] without experts."""
+    window: NDArray[np.float32] | None = None
+    """[n_obs_steps, D_obs] what was observed up to ``observed_ns``, a view valid until the next
+    tick; None for a hold."""
+    observed_ns: int = 0
+    """Stamp of the newest observation in ``window``."""
+    output: PolicyOutput | None = None
+    """The newest prediction, views valid until the next one; None before the first, and after a
+    hold."""
+    predicted_ns: int = 0
+    """Stamp of the observation that ``output`` answers: it changes with every prediction."""
+    age_ns: int = 0
+    """Age of the observation when the tick began."""
+    decode_ns: int = 0
+    """Receipt of the message to a complete observation vector."""
+    infer_ns: int = 0
+    """The policy; 0 where it was not asked."""
+    safety_ns: int = 0
+    """The safety ladder."""
+    publish_ns: int = 0
+    """Filling and publishing the command."""
+    total_ns: int = 0
+    """Receipt to published."""
+    count: int = 0
+    """Ticks since activation."""
+    held: int = 0
+    """Ticks since activation at level HOLD or above."""
+    missed: int = 0
+    """Ticks since activation that should have happened and did not."""
+
+
+class Sink(Protocol):
+    """Writes commands into the message of one topic."""
+
+    @property
+    def planned(self) -> bool:
+        """The message has a time axis and takes the whole plan."""
+        ...
+
+    def write(self, rows: NDArray[np.float64], stamp_ns: int) -> Any:  # noqa: ANN401
+        """Return the message for commands [T, D_act]."""
+        ...
+
+
+class Collector(Protocol):
+    """Keeps the newest sample of every observed topic."""
+
+    row: NDArray[np.float32]
+    """[D_obs] the newest values; overwritten in place."""
+    max_age_ns: int
+    """The strictest limit of all."""
+
+    @property
+    def accept(self) -> Callable[[Any, Any, int], bool]:
+        """Take a source, its message and the time; True when every topic has a new sample."""
+        ...
+
+    def take(self) -> int:
+        """Mark the samples as used and return the oldest stamp among them (ns)."""
+        ...
+
+    def problem(self, now_ns: int) -> str:
+        """Return why the vector may not be acted on; empty when it may."""
+        ...
+
+    def non_finite(self) -> str:
+        """Name the components that are no numbers; empty when all are."""
+        ...
+
+    def reset(self, now_ns: int = NEVER) -> None:
+        """Forget all samples, and ignore those stamped up to ``now_ns``."""
+        ...
