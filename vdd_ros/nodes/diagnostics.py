@@ -13,6 +13,7 @@ Standard messages only, so that any viewer shows them:
 from __future__ import annotations
 
 import array
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -41,8 +42,20 @@ STATUS_FIELDS = (
     "held",
     "missed",
     "nfe",
+    "commanding",
+    "fault",
+    "ready",
+    "paused",
+    "term",
+    "sent_us",
+    "heard_us",
 )
-"""Values of ``~/status`` in order; ``expert`` and ``gate_entropy`` are -1 where there are none."""
+"""Values of ``~/status`` in order; ``expert`` and ``gate_entropy`` are -1 where there are none.
+
+``commanding`` and what follows it say who commands (see `vdd_ros.nodes.roles`). Nodes with a
+partner send a row between two ticks as well, where only those values are new.
+"""
+_STANDING = STATUS_FIELDS.index("commanding")
 
 LATENCY_FIELDS = tuple(
     f"{stage}_{figure}_us"
@@ -68,18 +81,27 @@ _LEVELS = {
 class NodeReport:
     """The publishers above, for one node."""
 
-    def __init__(self, node: Node, *, facts: dict[str, str], nfe: int) -> None:
+    def __init__(
+        self,
+        node: Node,
+        *,
+        facts: dict[str, str],
+        nfe: int,
+        standing: Callable[[Tick], tuple[float, ...]],
+    ) -> None:
         """Create the publishers.
 
         Args:
             node: owns them.
             facts: constant keys of ``/diagnostics``: policy, provider, role.
             nfe: network passes per action, reported with every tick.
+            standing: the values of ``~/status`` from ``commanding`` on, as they are now.
         """
         self._node = node
         self._facts = facts
         self._status_message, self._status_values = labelled(STATUS_FIELDS)
-        self._status_values[-1] = nfe
+        self._status_values[STATUS_FIELDS.index("nfe")] = nfe
+        self._standing = standing
         self._status = node.create_publisher(Float64MultiArray, "~/status", QoSProfile(depth=10))
         self._latency = node.create_publisher(Float64MultiArray, "~/latency", QoSProfile(depth=1))
         self._reason = node.create_publisher(String, "~/reason", LATCHED)
@@ -98,7 +120,7 @@ class NodeReport:
     def on_tick(self, tick: Tick) -> None:
         """Publish the row of one tick, and the reason where it is news."""
         gate = tick.gate
-        self._status_values[:-1] = (
+        self._status_values[: _STANDING - 1] = (
             tick.stamp_ns // 1_000_000_000,
             tick.stamp_ns % 1_000_000_000,
             tick.level,
@@ -114,8 +136,13 @@ class NodeReport:
             tick.held,
             tick.missed,
         )
-        self._status.publish(self._status_message)
+        self.beat(tick)
         self.say(tick.level, tick.reason)
+
+    def beat(self, tick: Tick) -> None:
+        """Publish the row of the last tick again, with what this node stands for now."""
+        self._status_values[_STANDING:] = self._standing(tick)
+        self._status.publish(self._status_message)
 
     def warn(self, topic: str, text: str) -> None:
         """Keep a lasting trouble of a topic and log it once; an empty text removes it."""

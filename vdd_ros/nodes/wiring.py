@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -15,9 +16,10 @@ from rclpy.qos_overriding_options import QoSOverridingOptions
 from std_msgs.msg import Empty
 
 from vdd_ros.core.contract import PolicyContract
+from vdd_ros.core.safety import SafetyLevel
 from vdd_ros.nodes.codecs import message_class
 from vdd_ros.nodes.commands import Sink, make_sinks
-from vdd_ros.nodes.control_loop import Actor, ControlLoop
+from vdd_ros.nodes.control_loop import Actor, ControlLoop, Tick
 from vdd_ros.nodes.diagnostics import NodeReport
 from vdd_ros.nodes.graph import check_publishers, why_silent
 from vdd_ros.nodes.observations import NEVER, Source
@@ -79,7 +81,7 @@ class Wiring:
         self._holding = False
         contract, rate_hz = loaded.contract, settings.rate_hz
         sinks = make_sinks(contract, step_s=1.0 / rate_hz, frame_id=settings.frame_id)
-        self.report = NodeReport(node, facts=loaded.facts, nfe=loaded.nfe)
+        self.report = NodeReport(node, facts=loaded.facts, nfe=loaded.nfe, standing=self._standing)
         self._undo.append(self.report.destroy)
         try:
             self._publishers = [self._publish(sink, single=len(sinks) == 1) for sink in sinks]
@@ -129,6 +131,12 @@ class Wiring:
         """Remove all entities from the node."""
         while self._undo:
             self._undo.pop()()
+
+    def _standing(self, tick: Tick) -> tuple[float, ...]:
+        active = self.loop.active
+        commanding = active and not self._settings.shadow
+        held = active and tick.level >= SafetyLevel.HOLD
+        return (commanding, held, active and not held, 0.0, 0.0, time.monotonic_ns() // 1000, 0.0)
 
     def _topics(self) -> list[tuple[str, str]]:
         return [(source.topic, source.type) for source in self.loop.collector.sources]
