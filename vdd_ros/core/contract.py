@@ -31,10 +31,6 @@ class Limits:
     """Highest allowed command; empty for no bound."""
     max_rate: tuple[float, ...] = ()
     """Largest allowed change of the command per second; empty for no bound."""
-    max_acceleration: tuple[float, ...] = ()
-    """Largest allowed change of the command's rate per second; empty for no bound."""
-    max_jerk: tuple[float, ...] = ()
-    """Largest allowed change of the command's acceleration per second; empty for no bound."""
 
 
 @dataclass(frozen=True)
@@ -88,9 +84,6 @@ class Safety:
     """Sent last, on deactivate and on shutdown."""
     max_hold_s: float = 2.0
     """Holding longer than this raises the level from HOLD to SAFE."""
-    ramp_s: float = 0.0
-    """Seconds after activation, a reset or a hold in which the allowed step grows from nothing to
-    the whole of it; 0 for none."""
 
 
 @dataclass(frozen=True)
@@ -149,8 +142,6 @@ class PolicyContract:
             raise VddError(
                 f"safety.max_hold_s: got {self.safety.max_hold_s}, expected 0 or more seconds"
             )
-        if not (math.isfinite(self.safety.ramp_s) and self.safety.ramp_s >= 0):
-            raise VddError(f"safety.ramp_s: got {self.safety.ramp_s}, expected 0 or more seconds")
         for action in self.actions:
             self._check_action(action)
 
@@ -191,7 +182,7 @@ class PolicyContract:
                     f"action '{action.key}' has {action.dim} values but its {role} '{key}' has "
                     f"{dims[key]}; expected the same number"
                 )
-        for name in ("min", "max", "max_rate", "max_acceleration", "max_jerk"):
+        for name in ("min", "max", "max_rate"):
             values = getattr(action.limits, name)
             if values and len(values) != action.dim:
                 raise VddError(
@@ -200,12 +191,11 @@ class PolicyContract:
                 )
             if any(math.isnan(v) for v in values):
                 raise VddError(f"action '{action.key}': limits.{name} holds NaN")
-        for name in ("max_rate", "max_acceleration", "max_jerk"):
-            if any(v <= 0 for v in getattr(action.limits, name)):
-                raise VddError(
-                    f"action '{action.key}': limits.{name} must be positive, got "
-                    f"{list(getattr(action.limits, name))}"
-                )
+        if any(v <= 0 for v in action.limits.max_rate):
+            raise VddError(
+                f"action '{action.key}': limits.max_rate must be positive, got "
+                f"{list(action.limits.max_rate)}"
+            )
         for low, high in zip(action.limits.min, action.limits.max, strict=False):
             if low >= high:
                 raise VddError(

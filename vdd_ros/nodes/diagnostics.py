@@ -112,6 +112,11 @@ class NodeReport:
         self.warnings: dict[str, str] = {}
         """Lasting troubles by topic, for example a QoS mismatch; shown until they are removed."""
 
+    @property
+    def status_row(self) -> tuple[Any, NDArray[np.float64]]:
+        """The message of ``~/status`` and a view of its values, as they were last published."""
+        return self._status_message, self._status_values
+
     def destroy(self) -> None:
         """Remove the publishers."""
         for publisher in (self._status, self._latency, self._reason, self._diagnostics):

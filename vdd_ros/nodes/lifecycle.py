@@ -20,11 +20,13 @@ from pathlib import Path
 from typing import Any
 
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.logging import get_logging_directory
 
 from vdd_ros.core.config_io import load_yaml
 from vdd_ros.core.contract import PolicyContract
 from vdd_ros.core.errors import VddError
 from vdd_ros.core.safety import SafetyLevel
+from vdd_ros.nodes.black_box import BlackBoxSettings
 from vdd_ros.nodes.declaration import Check, Spec, declare
 from vdd_ros.nodes.executor import EXIT_USER_ERROR, SPIN_TIMEOUT_S
 from vdd_ros.nodes.parameters import SHELL
@@ -142,6 +144,7 @@ class PolicyShell(LifecycleNode):
                 timed=self.value("trigger") == "timer",
                 frame_id=self.value("frame_id"),
                 discovery_s=self.value("discovery_s"),
+                black_box=self._black_box(),
             )
             facts = {
                 "contract": loaded.contract.name,
@@ -155,6 +158,15 @@ class PolicyShell(LifecycleNode):
             raise
         self.get_logger().info("; ".join(f"{k} {v}" for k, v in loaded.facts.items()))
         self.wiring.report.say(SafetyLevel.STOP, "configured, not active")
+
+    def _black_box(self) -> BlackBoxSettings:
+        given = self.value("black_box.folder")
+        return BlackBoxSettings(
+            seconds=self.value("black_box.seconds"),
+            folder=Path(given or get_logging_directory() / "black_box").expanduser(),
+            max_dumps=self.value("black_box.max_dumps"),
+            max_mb=self.value("black_box.max_mb"),
+        )
 
     def _activate(self) -> None:
         if self.wiring is None:

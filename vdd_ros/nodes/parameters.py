@@ -65,6 +65,33 @@ SHELL = (
         low=0.0,
         high=60.0,
     ),
+    Spec(
+        "black_box.seconds",
+        10.0,
+        "How much of the past is kept in memory and written as an MCAP bag on a fault or when "
+        "~/dump is called. 0.0: nothing. Needs the Python package rosbags.",
+        low=0.0,
+        high=600.0,
+    ),
+    Spec(
+        "black_box.folder",
+        "",
+        "Where the bags of the black box go. Empty: black_box beside the ROS logs.",
+    ),
+    Spec(
+        "black_box.max_dumps",
+        20,
+        "Bags kept in that folder; the oldest are removed.",
+        low=1,
+        high=10_000,
+    ),
+    Spec(
+        "black_box.max_mb",
+        500.0,
+        "Megabytes kept in that folder; the oldest bags are removed.",
+        low=1.0,
+        high=1e6,
+    ),
 )
 """Parameters of every node on the lifecycle shell."""
 

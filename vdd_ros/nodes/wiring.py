@@ -8,15 +8,19 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from rclpy.duration import Duration
 from rclpy.event_handler import PublisherEventCallbacks, SubscriptionEventCallbacks
 from rclpy.lifecycle import LifecycleNode
 from rclpy.qos import QoSPolicyKind, QoSProfile, ReliabilityPolicy
 from rclpy.qos_overriding_options import QoSOverridingOptions
 from std_msgs.msg import Empty
+from std_srvs.srv import Trigger
 
 from vdd_ros.core.contract import PolicyContract
 from vdd_ros.core.safety import SafetyLevel
+from vdd_ros.nodes.black_box import BlackBox, BlackBoxSettings
 from vdd_ros.nodes.codecs import message_class
 from vdd_ros.nodes.commands import Sink, make_sinks
 from vdd_ros.nodes.control_loop import Actor, ControlLoop, Tick
@@ -64,6 +68,8 @@ class RunSettings:
     """For the header of stamped commands."""
     discovery_s: float
     """Longest wait for publishers whose type can be compared."""
+    black_box: BlackBoxSettings
+    """What is kept for a fault."""
 
 
 class Wiring:
@@ -92,10 +98,12 @@ class Wiring:
                 sinks=sinks,
                 publishers=self._publishers,
                 now_ns=self._now_ns,
-                on_tick=self.report.on_tick,
+                on_tick=self._on_tick,
+                on_send=self._on_send,
             )
-            for source in self.loop.collector.sources:
-                self._observe(source)
+            self.box = self._make_box(contract, rate_hz)
+            for index, source in enumerate(self.loop.collector.sources):
+                self._observe(index, source)
             if contract.reset_topic:
                 self._subscribe(
                     Empty, contract.reset_topic, self._on_reset, QoSProfile(depth=1), None
@@ -161,7 +169,26 @@ class Wiring:
         self._undo.append(partial(self._node.destroy_lifecycle_publisher, publisher))
         return publisher
 
-    def _observe(self, source: Source) -> None:
+    def _make_box(self, contract: PolicyContract, rate_hz: float) -> BlackBox:
+        node, heard = self._node, list(self._topics())
+        if contract.reset_topic:
+            heard.append((contract.reset_topic, "std_msgs/msg/Empty"))
+        box = BlackBox(
+            self._settings.black_box,
+            contract,
+            path=node.get_fully_qualified_name(),
+            observed=[(node.resolve_topic_name(t), kind) for t, kind in heard],
+            commanded=[publisher.topic_name for publisher in self._publishers],
+            step_s=1.0 / rate_hz,
+            status_layout=self.report.status_row[0].layout,
+            say=node.get_logger().info,
+        )
+        self._undo.append(box.close)
+        service = node.create_service(Trigger, "~/dump", self._on_dump)
+        self._undo.append(partial(node.destroy_service, service))
+        return box
+
+    def _observe(self, index: int, source: Source) -> None:
         events = SubscriptionEventCallbacks(
             incompatible_qos=partial(
                 self._on_incompatible, source.topic, "a publisher does not offer"
@@ -171,7 +198,7 @@ class Wiring:
         self._subscribe(
             message_class(source.type),
             source.topic,
-            partial(on_message, source),
+            partial(on_message, index, source),
             OBSERVATION_QOS,
             events,
         )
@@ -210,15 +237,32 @@ class Wiring:
         self._undo.append(partial(self._node.destroy_timer, timer))
         return timer
 
-    def _answered(self, source: Source, message: Any) -> None:  # noqa: ANN401
+    def _answered(self, index: int, source: Source, message: Any) -> None:  # noqa: ANN401
+        received_ns = self._now_ns()
         if self.loop.on_message(source, message):
             self._beat.reset()
             if self._holding:
                 self._holding = False
                 self._hold.cancel()
+        # After the answer: what is kept for later must not delay it.
+        self.box.observed(index, message, received_ns)
 
-    def _sampled(self, source: Source, message: Any) -> None:  # noqa: ANN401
+    def _sampled(self, index: int, source: Source, message: Any) -> None:  # noqa: ANN401
         self.loop.collect(source, message)
+        self.box.observed(index, message, self._now_ns())
+
+    def _on_send(self, rows: NDArray[np.float64], stamp_ns: int) -> None:
+        self.box.commanded(rows, stamp_ns, self._now_ns())
+
+    def _on_tick(self, tick: Tick) -> None:
+        self.report.on_tick(tick)
+        self.box.ticked(tick.level, tick.reason, self.report.status_row[1], self._now_ns())
+
+    def _on_dump(self, request: Any, response: Any) -> Any:  # noqa: ANN401
+        del request
+        response.success = self.box.enabled
+        response.message = self.box.dump("asked for", self._now_ns())
+        return response
 
     def _on_watchdog(self) -> None:
         if self.loop.on_watchdog():
@@ -231,8 +275,9 @@ class Wiring:
         self.loop.on_watchdog()
 
     def _on_reset(self, message: Empty) -> None:
-        del message
-        self.loop.restart_episode(self._now_ns())
+        now_ns = self._now_ns()
+        self.loop.restart_episode(now_ns)
+        self.box.observed(len(self.loop.collector.sources), message, now_ns)
 
     def _on_summary(self) -> None:
         sources = [s for s in self.loop.collector.sources if s.stamp_ns == NEVER]
@@ -245,6 +290,7 @@ class Wiring:
                 publisher.topic_name,
                 f"{others} other node(s) publish '{publisher.topic_name}' too" if others else "",
             )
+        self.report.warn("black box", self.box.trouble)
         self.report.publish_summary(self.loop, waiting=waiting)
 
     def _on_incompatible(self, topic: str, who: str, event: Any) -> None:  # noqa: ANN401
