@@ -84,6 +84,13 @@ class ControlLoop(Generic[C]):
         self._now_ns = now_ns
         self._on_tick = on_tick
         self._on_send = on_send
+        self.may_send: Callable[[], bool] | None = None
+        """Asked right before a command goes out; None where nobody else could be commanding."""
+        self._withheld: tuple[NDArray[np.floating], int] | None = None
+        self.paused = False
+        """An operator asked the robot to stay where it is."""
+        self._paused_at: NDArray[np.float32] | None = None
+        self._incoming: Actor | None = None
         self._seeded = False
         self._step = 0
         self._next_prediction = 0
@@ -94,12 +101,53 @@ class ControlLoop(Generic[C]):
         """The command sent last; None before the first."""
         return self._guard.last_command
 
+    def pause(self) -> None:
+        """Hold the position measured at the next tick until `resume`."""
+        self.paused = True
+
+    def resume(self) -> None:
+        """Act again: as at the start of an episode, but limited from the last command."""
+        self.paused, self._paused_at = False, None
+        self._history.reset()
+        self._replan()
+
+    def swap(self, actor: Actor) -> None:
+        """Let another policy act from the next tick on; may be called from any thread."""
+        self._incoming = actor
+
+    def take_over(self, last: NDArray[np.floating] | None) -> None:
+        """Send the first command after those of another node.
+
+        The newest decision that `may_send` withheld, as long as it is not stale, else a hold.
+
+        Args:
+            last: command [D_act] the other node sent last, from which the limits count; None
+                where it is unknown or long ago: then they count from the measured state.
+        """
+        received, now_ns, row = time.perf_counter_ns(), self._now_ns(), self.collector.row
+        problem = self.collector.problem(now_ns) or self.collector.non_finite()
+        if last is not None:
+            self._guard.follow(last)
+            self._seeded = True
+        elif not problem:
+            self._guard.seed(row)
+            self._seeded = True
+        withheld, self._withheld = self._withheld, None
+        if problem or withheld is None:
+            self._hold(problem or "took over before the first decision", received)
+            return
+        action, stamp_ns = withheld
+        decision = self._decide(row, action)
+        self._send(decision, stamp_ns)
+        self._finish(decision, stamp_ns, received)
+
     def start(self) -> None:
         """Activate: nothing of an earlier run is remembered."""
         self.tick = Tick(reason="")
         self.infer_latency = LatencyWindow()
         self.tick_latency = LatencyWindow()
         self.held_by.clear()
+        self.paused = False
         self.restart_episode()
         self.active = True
 
@@ -114,12 +162,17 @@ class ControlLoop(Generic[C]):
 
     def _forget(self) -> None:
         self._history.reset()
+        self._replan()
+        self._guard.forget()
+        self._paused_at = None
+        self._seeded = False
+        self._last_stamp_ns = NEVER
+
+    def _replan(self) -> None:
         self._queue.reset()
         self._actor.reset()
-        self._guard.forget()
-        self._seeded = False
         self._step = self._next_prediction = 0
-        self._last_stamp_ns = NEVER
+        self._withheld = None
 
     def stop(self, reason: str) -> None:
         """Deactivate: no tick runs any more, THEN the declared stop action is sent."""
@@ -195,6 +248,9 @@ class ControlLoop(Generic[C]):
         if not self._seeded:
             self._guard.seed(row)
             self._seeded = True
+        if self._incoming is not None:
+            self._actor, self._incoming = self._incoming, None
+            self._replan()
         window = self._history.push(row)
         tick.window, tick.observed_ns = window, stamp_ns
         decoded = clock()
@@ -204,9 +260,10 @@ class ControlLoop(Generic[C]):
             self._hold(f"policy failed: {type(error).__name__}: {error}", received, stamp_ns)
             return
         inferred = clock()
-        decision = self._guard.act(row, action)
+        decision = self._decide(row, action)
         guarded = clock()
-        self._send(decision, stamp_ns)
+        if not self._send(decision, stamp_ns):
+            self._withheld = action, stamp_ns
         published = clock()
         tick.age_ns = now_ns - stamp_ns
         tick.decode_ns = decoded - received
@@ -215,6 +272,13 @@ class ControlLoop(Generic[C]):
         tick.publish_ns = published - guarded
         self.infer_latency.add(tick.infer_ns)
         self._finish(decision, stamp_ns, received, published)
+
+    def _decide(self, row: NDArray[np.float32], action: NDArray[np.floating]) -> SafetyDecision:
+        if self.paused:
+            if self._paused_at is None:
+                self._paused_at = row.copy()
+            return self._guard.stay(self._paused_at, "paused")
+        return self._guard.act(row, action)
 
     def _follows(self, stamp_ns: int) -> bool:
         """Tell whether a tick is newer than the last one; count those missing between them."""
@@ -264,19 +328,23 @@ class ControlLoop(Generic[C]):
         self._send(decision, stamp_ns or self._now_ns())
         self._finish(decision, stamp_ns, received)
 
-    def _send(self, decision: SafetyDecision, stamp_ns: int) -> None:
+    def _send(self, decision: SafetyDecision, stamp_ns: int) -> bool:
+        """Publish a decision; return False where another node may be commanding."""
         command = decision.command
         if command is None:
-            return
+            return True
         rows = command[None]
         if self._planned and decision.level <= SafetyLevel.CLAMP:
             planned = self._queue.planned()
             if len(planned):
                 rows = np.concatenate([rows, self._guard.plan(planned)])
+        if self.may_send is not None and not self.may_send():
+            return False
         for sink, publisher in self._outputs:
             publisher.publish(sink.write(rows, stamp_ns))
         if self._on_send is not None:
             self._on_send(rows, stamp_ns)
+        return True
 
     def _finish(
         self, decision: SafetyDecision, stamp_ns: int, received: int, published: int = 0

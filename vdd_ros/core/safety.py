@@ -83,6 +83,11 @@ class SafetyGuard:
         self._last = None if measured is None else np.clip(measured, self._low, self._high)
         self._held_steps = 0
 
+    def follow(self, command: NDArray[np.floating]) -> None:
+        """Count limits from a command [D_act] that somebody else sent last."""
+        self._last = np.array(command, dtype=np.float64)
+        self._held_steps = 0
+
     def forget(self) -> None:
         """Start a new episode: the last command is no reference any more until the next seed."""
         self._last = None
@@ -136,6 +141,11 @@ class SafetyGuard:
             return self._stopped(
                 observation, SafetyLevel.SAFE, reason, self._contract.safety.on_stale
             )
+        return self._stopped(observation, SafetyLevel.HOLD, reason, "hold")
+
+    def stay(self, observation: NDArray[np.floating], reason: str) -> SafetyDecision:
+        """Hold the position measured in ``observation`` [D_obs] for as long as it is asked for."""
+        self._held_steps = 0
         return self._stopped(observation, SafetyLevel.HOLD, reason, "hold")
 
     def stop(self, observation: NDArray[np.floating] | None, reason: str) -> SafetyDecision:
