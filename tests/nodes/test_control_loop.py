@@ -16,6 +16,7 @@ from geometry_msgs.msg import PointStamped
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Float64
 
+from vdd_ros.control.observations import ObservationCollector
 from vdd_ros.core.contract import (
     ActionField,
     Limits,
@@ -27,7 +28,6 @@ from vdd_ros.core.errors import VddError
 from vdd_ros.core.safety import SafetyLevel
 from vdd_ros.nodes.commands import make_sinks
 from vdd_ros.nodes.control_loop import ControlLoop, Tick
-from vdd_ros.nodes.observations import ObservationCollector
 from vdd_ros.runtime.policy import PolicyOutput
 
 MS = 1_000_000

@@ -16,14 +16,23 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from vdd_ros.core.errors import VddError, did_you_mean
+from vdd_ros.core.operators import parse_operators
 
 Execution = Literal["latest_only", "weighted_average", "average", "conservative"]
 SafetyAction = Literal["hold", "zeros", "none"]
+Reliability = Literal["", "reliable", "best_effort"]
+Durability = Literal["", "volatile", "transient_local"]
+
+_DEEPEST = 1000
+"""Longest queue of a topic: more is a mistyped number, and minutes of old samples."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Bounds of one action field, one value per component, in the unit of the command."""
+    """Bounds of one action field, one value per component, in the field's ``unit``.
+
+    That is the policy's unit: bounds hold before ``apply`` is undone for the message.
+    """
 
     min: tuple[float, ...] = ()
     """Lowest allowed command; empty for no bound."""
@@ -31,6 +40,26 @@ class Limits:
     """Highest allowed command; empty for no bound."""
     max_rate: tuple[float, ...] = ()
     """Largest allowed change of the command per second; empty for no bound."""
+    max_acceleration: tuple[float, ...] = ()
+    """Largest allowed change of the command's rate per second; empty for no bound."""
+    max_jerk: tuple[float, ...] = ()
+    """Largest allowed change of the command's acceleration per second; empty for no bound."""
+
+
+@dataclass(frozen=True)
+class Qos:
+    """Quality of service of a topic; what is left out is the default of its role.
+
+    Observations are taken best effort and one deep, which hears every publisher; commands are
+    sent reliably and one deep.
+    """
+
+    reliability: Reliability = ""
+    """``reliable`` or ``best_effort``."""
+    durability: Durability = ""
+    """``volatile``, or ``transient_local`` for an observation that is published once and kept."""
+    depth: int = 0
+    """Samples the queue holds."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +77,41 @@ class TopicField:
     select: tuple[str, ...] = ()
     """Where the values stand in the message, by path and NAME, for example ``position.joint1``."""
     unit: str = ""
-    """Unit of the values, for example ``m`` or ``rad``."""
+    """Unit of the values as the policy sees them, for example ``m`` or ``rad``."""
+    apply: tuple[str, ...] = ()
+    """Operators from the message's values to the policy's, in order, for example ``deg2rad`` or
+    ``scale 0.001``; a command is sent through their inverse."""
+    qos: Qos = field(default_factory=Qos)
+    """Quality of service of the topic, where the default does not fit."""
+
+    def __post_init__(self) -> None:
+        """Check what can be checked of one field alone."""
+        if not self.key:
+            raise VddError("field key '' is empty; every field has a name")
+        if self.dim < 1:
+            raise VddError(f"field '{self.key}': dim is {self.dim}, expected at least 1")
+        if self.select and len(self.select) != self.dim:
+            raise VddError(
+                f"field '{self.key}': select names {len(self.select)} values, dim says "
+                f"{self.dim}; expected one path per value"
+            )
+        if self.topic.startswith("/"):
+            raise VddError(
+                f"field '{self.key}': topic '{self.topic}' is absolute; use a relative name and "
+                "remap it or set a namespace, so that two robots can share a machine"
+            )
+        if not 0 <= self.qos.depth <= _DEEPEST:
+            raise VddError(
+                f"field '{self.key}': qos.depth is {self.qos.depth}, expected 1 to {_DEEPEST}, or "
+                "0 for the default"
+            )
+        try:
+            self._check_operators()
+        except VddError as error:
+            raise VddError(f"field '{self.key}': {error}") from None
+
+    def _check_operators(self) -> None:
+        parse_operators(self.apply, self.dim)
 
 
 @dataclass(frozen=True)
@@ -56,7 +119,27 @@ class ObservationField(TopicField):
     """One piece of the observation vector and the topic it comes from."""
 
     max_age_ms: float = 200.0
-    """Older than this the observation is stale and the robot holds."""
+    """Older than this the observation is stale and the robot holds. 0 for what is said once and
+    holds until it is said anew (a goal, a mode): it is never stale and no tick waits for it."""
+    max_skew_ms: float = 0.0
+    """Older than the newest observation by more than this, the robot holds: the two are not one
+    moment. 0: not checked."""
+
+    def __post_init__(self) -> None:
+        """Check the field; NaN would compare as never stale and be acted on for ever."""
+        super().__post_init__()
+        for name in ("max_age_ms", "max_skew_ms"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value >= 0):
+                raise VddError(
+                    f"observation '{self.key}': {name} is {value}, expected a positive number of "
+                    "milliseconds, or 0 for no limit"
+                )
+        if self.max_skew_ms and not self.max_age_ms:
+            raise VddError(
+                f"observation '{self.key}': max_skew_ms is {self.max_skew_ms}, but with "
+                "max_age_ms 0 the sample may be as old as it likes; give one or the other"
+            )
 
 
 @dataclass(frozen=True)
@@ -72,6 +155,44 @@ class ActionField(TopicField):
     """Observation key that measures what this command sets; seeds the limiter and the hold."""
     limits: Limits = field(default_factory=Limits)
     """Bounds of the COMMAND (after ``relative_to`` was added)."""
+    threshold: float = 0.5
+    """A ``std_msgs/msg/Bool`` is sent true from this value on, in the message's unit."""
+
+    def __post_init__(self) -> None:
+        """Check the field and its limits."""
+        super().__post_init__()
+        for name in ("min", "max", "max_rate", "max_acceleration", "max_jerk"):
+            values = getattr(self.limits, name)
+            if values and len(values) != self.dim:
+                raise VddError(
+                    f"action '{self.key}': limits.{name} has {len(values)} values, expected "
+                    f"{self.dim} (one per component) or none"
+                )
+            if any(math.isnan(v) for v in values):
+                raise VddError(f"action '{self.key}': limits.{name} holds NaN")
+            if name.startswith("max_") and any(v <= 0 for v in values):
+                raise VddError(
+                    f"action '{self.key}': limits.{name} must be positive, got {list(values)}"
+                )
+        for low, high in zip(self.limits.min, self.limits.max, strict=False):
+            if low >= high:
+                raise VddError(
+                    f"action '{self.key}': limits.min {low} is not below limits.max {high}"
+                )
+        if not math.isfinite(self.threshold):
+            raise VddError(f"action '{self.key}': threshold is {self.threshold}, not a number")
+        if self.qos.durability == "transient_local":
+            raise VddError(
+                f"action '{self.key}': qos.durability is transient_local; expected volatile: a "
+                "command kept for latecomers moves a robot that was just started"
+            )
+
+    def _check_operators(self) -> None:
+        if parse_operators(self.apply, self.dim).clamps:
+            raise VddError(
+                f"apply {list(self.apply)}: a clamp cannot be undone for a command; bound the "
+                "command with limits.min and limits.max"
+            )
 
 
 @dataclass(frozen=True)
@@ -84,6 +205,16 @@ class Safety:
     """Sent last, on deactivate and on shutdown."""
     max_hold_s: float = 2.0
     """Holding longer than this raises the level from HOLD to SAFE."""
+    ramp_s: float = 0.0
+    """Seconds after activation, a reset or a hold in which the allowed step grows from nothing to
+    the whole of it; 0 for none."""
+
+    def __post_init__(self) -> None:
+        """Refuse times that compare as never over."""
+        for name in ("max_hold_s", "ramp_s"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value >= 0):
+                raise VddError(f"safety.{name}: got {value}, expected 0 or more seconds")
 
 
 @dataclass(frozen=True)
@@ -131,16 +262,10 @@ class PolicyContract:
             raise VddError("a contract needs at least one observation and one action field")
         _check_fields(self.observations)
         _check_fields(self.actions)
-        # NaN would compare as never stale, and the robot would act on old observations for ever.
-        for observation in self.observations:
-            if not (math.isfinite(observation.max_age_ms) and observation.max_age_ms > 0):
-                raise VddError(
-                    f"observation '{observation.key}': max_age_ms is {observation.max_age_ms}, "
-                    "expected a positive number of milliseconds"
-                )
-        if not (math.isfinite(self.safety.max_hold_s) and self.safety.max_hold_s >= 0):
+        if not any(observation.max_age_ms for observation in self.observations):
             raise VddError(
-                f"safety.max_hold_s: got {self.safety.max_hold_s}, expected 0 or more seconds"
+                "every observation has max_age_ms 0; at least one needs an age limit, or nobody "
+                "would notice that the robot fell silent"
             )
         for action in self.actions:
             self._check_action(action)
@@ -182,44 +307,20 @@ class PolicyContract:
                     f"action '{action.key}' has {action.dim} values but its {role} '{key}' has "
                     f"{dims[key]}; expected the same number"
                 )
-        for name in ("min", "max", "max_rate"):
-            values = getattr(action.limits, name)
-            if values and len(values) != action.dim:
-                raise VddError(
-                    f"action '{action.key}': limits.{name} has {len(values)} values, expected "
-                    f"{action.dim} (one per component) or none"
-                )
-            if any(math.isnan(v) for v in values):
-                raise VddError(f"action '{action.key}': limits.{name} holds NaN")
-        if any(v <= 0 for v in action.limits.max_rate):
-            raise VddError(
-                f"action '{action.key}': limits.max_rate must be positive, got "
-                f"{list(action.limits.max_rate)}"
-            )
-        for low, high in zip(action.limits.min, action.limits.max, strict=False):
-            if low >= high:
-                raise VddError(
-                    f"action '{action.key}': limits.min {low} is not below limits.max {high}"
-                )
 
 
 def _check_fields(fields: Sequence[TopicField]) -> None:
     seen: set[str] = set()
+    first: dict[str, TopicField] = {}
     for entry in fields:
-        if not entry.key or entry.key in seen:
-            raise VddError(f"field key '{entry.key}' is empty or used twice; keys are unique")
+        if entry.key in seen:
+            raise VddError(f"field key '{entry.key}' is used twice; keys are unique")
         seen.add(entry.key)
-        if entry.dim < 1:
-            raise VddError(f"field '{entry.key}': dim is {entry.dim}, expected at least 1")
-        if entry.select and len(entry.select) != entry.dim:
+        other = first.setdefault(entry.topic, entry)
+        if entry.topic and other.qos != entry.qos:
             raise VddError(
-                f"field '{entry.key}': select names {len(entry.select)} values, dim says "
-                f"{entry.dim}; expected one path per value"
-            )
-        if entry.topic.startswith("/"):
-            raise VddError(
-                f"field '{entry.key}': topic '{entry.topic}' is absolute; use a relative name and "
-                "remap it or set a namespace, so that two robots can share a machine"
+                f"fields '{other.key}' and '{entry.key}' share topic '{entry.topic}' but not its "
+                "qos; a topic is subscribed once: give both the same"
             )
 
 

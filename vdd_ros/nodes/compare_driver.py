@@ -14,15 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rclpy.qos import QoSProfile
 
+from vdd_ros.codecs.topics import TopicWriter, topic_writers
 from vdd_ros.core.contract import PolicyContract
 from vdd_ros.core.errors import VddError
 from vdd_ros.core.latency import summarize
-from vdd_ros.nodes.codec_families import Encoder
-from vdd_ros.nodes.codecs import has_header, make_encoder, message_class
+from vdd_ros.nodes.codecs import empty, message_class
 from vdd_ros.nodes.driver import Driver
-from vdd_ros.nodes.observations import group_by_topic, joint_selection
+from vdd_ros.nodes.qos import COMMAND_QOS, profile
 from vdd_ros.runtime.policy_file import PolicyFile
 
 NAMES = ("echo", "policy", "teacher")
@@ -39,7 +38,8 @@ _NS = 1_000_000_000
 class _Lane:
     """One node under test: where its observations go and its answers come back."""
 
-    publishers: list[tuple[Any, Encoder, bool]]
+    publishers: list[tuple[Any, TopicWriter]]
+    observation: np.ndarray[Any, Any]
     sent_ns: int = 0
     stamp_ns: int = 0
     answered: bool = True
@@ -56,13 +56,10 @@ class _Lane:
             self.missed += 0 if self.answered or self.ticks == 1 else 1
         self.answered = False
         self.stamp_ns = stamp_ns
-        for _, encoder, stamped in self.publishers:
-            if stamped:
-                stamp = encoder.message.header.stamp
-                stamp.sec, stamp.nanosec = divmod(stamp_ns, _NS)
+        messages = [(p, writer.write(self.observation, stamp_ns)) for p, writer in self.publishers]
         self.sent_ns = time.perf_counter_ns()
-        for publisher, encoder, _ in self.publishers:
-            publisher.publish(encoder.message)
+        for publisher, message in messages:
+            publisher.publish(message)
 
     def on_command(self, message: Any) -> None:  # noqa: ANN401
         """Take an answer; only the first one to the newest observation counts."""
@@ -185,20 +182,24 @@ def _lane(
     driver: Driver, contract: PolicyContract, observation: np.ndarray[Any, Any], name: str
 ) -> _Lane:
     node = driver.node
-    publishers = []
-    for fields in group_by_topic(contract.observations):
-        columns = np.concatenate([observation[contract.observation_slice(f.key)] for f in fields])
-        encoder = make_encoder(fields[0].type, joint_selection(fields), len(columns))
-        encoder.write(columns[None])
-        publisher = node.create_publisher(
-            message_class(fields[0].type), f"{name}/{fields[0].topic}", QoSProfile(depth=1)
+    qos = {o.topic: profile(COMMAND_QOS, o.qos) for o in contract.observations}
+    publishers = [
+        (
+            node.create_publisher(
+                message_class(writer.type), f"{name}/{writer.topic}", qos[writer.topic]
+            ),
+            writer,
         )
-        publishers.append((publisher, encoder, has_header(fields[0].type)))
-    lane = _Lane(publishers)
+        for writer in topic_writers(contract.observations, empty=empty)
+    ]
+    lane = _Lane(publishers, observation[None])
     # One answer suffices: the commands of one tick are sent together.
     action = contract.actions[-1]
     node.create_subscription(
-        message_class(action.type), f"{name}/{action.topic}", lane.on_command, QoSProfile(depth=1)
+        message_class(action.type),
+        f"{name}/{action.topic}",
+        lane.on_command,
+        profile(COMMAND_QOS, action.qos),
     )
     return lane
 

@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vdd_ros.control import loop
+from vdd_ros.control.observations import ObservationCollector
 from vdd_ros.control.tick import Actor, Sink, Tick
 from vdd_ros.core.contract import PolicyContract
-from vdd_ros.nodes.observations import ObservationCollector
 
 __all__ = ["Actor", "ControlLoop", "Tick"]
 

@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 from rclpy.duration import Duration
 from rclpy.event_handler import PublisherEventCallbacks, SubscriptionEventCallbacks
 from rclpy.lifecycle import LifecycleNode
-from rclpy.qos import QoSPolicyKind, QoSProfile, ReliabilityPolicy
+from rclpy.qos import QoSPolicyKind, QoSProfile
 from rclpy.qos_overriding_options import QoSOverridingOptions
 from std_msgs.msg import Empty
 from std_srvs.srv import Trigger
 
+from vdd_ros.control.observations import NEVER, Source
 from vdd_ros.core.contract import PolicyContract
 from vdd_ros.core.safety import SafetyLevel
 from vdd_ros.nodes.black_box import BlackBox, BlackBoxSettings
@@ -26,13 +27,7 @@ from vdd_ros.nodes.commands import Sink, make_sinks
 from vdd_ros.nodes.control_loop import Actor, ControlLoop, Tick
 from vdd_ros.nodes.diagnostics import NodeReport
 from vdd_ros.nodes.graph import check_publishers, why_silent
-from vdd_ros.nodes.observations import NEVER, Source
-
-# A best-effort subscription hears reliable publishers too; a reliable one would hear nothing of a
-# best-effort driver. Depth 1: only the newest observation is worth an answer.
-OBSERVATION_QOS = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
-# Never latched: an old command must not move a robot that was just started.
-COMMAND_QOS = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE)
+from vdd_ros.nodes.qos import COMMAND_QOS, OBSERVATION_QOS, profile
 
 _ACKNOWLEDGE = Duration(seconds=0.2)
 """Longest wait for the robot to have received the last command before the node goes."""
@@ -160,7 +155,7 @@ class Wiring:
         publisher = self._node.create_lifecycle_publisher(
             message_class(sink.type),
             topic,
-            COMMAND_QOS,
+            profile(COMMAND_QOS, sink.qos),
             event_callbacks=PublisherEventCallbacks(
                 incompatible_qos=partial(self._on_incompatible, topic, "a subscriber asks for")
             ),
@@ -199,7 +194,7 @@ class Wiring:
             message_class(source.type),
             source.topic,
             partial(on_message, index, source),
-            OBSERVATION_QOS,
+            profile(OBSERVATION_QOS, source.qos),
             events,
         )
 

@@ -12,10 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vdd_ros.core.contract import ActionField, ObservationField, PolicyContract
+from vdd_ros.codecs.topics import TopicReader, stamp_of, topic_readers
+from vdd_ros.core.contract import ObservationField, PolicyContract, Qos
 from vdd_ros.core.errors import VddError
-from vdd_ros.nodes.codec_families import Decoder
-from vdd_ros.nodes.codecs import has_header, make_decoder
 
 NEVER = -1
 """A stamp before any stamp."""
@@ -23,22 +22,14 @@ NEVER = -1
 
 @dataclass(eq=False)
 class Source:
-    """One observed topic and the part of the observation vector it fills."""
+    """One observed topic and the newest sample of it."""
 
-    topic: str
-    """Relative topic name."""
-    type: str
-    """Message type."""
-    keys: tuple[str, ...]
-    """Contract fields that come from this topic."""
-    columns: slice | NDArray[np.intp]
-    """Where the values go in the observation vector."""
+    reader: TopicReader
+    """Reads its messages, and knows where the values go."""
     max_age_ns: int
-    """The strictest ``max_age_ms`` of its fields."""
-    decoder: Decoder
-    """Reads the values."""
-    stamped: bool
-    """Messages carry a header."""
+    """The strictest ``max_age_ms`` of its fields; 0 where a sample holds until the next."""
+    max_skew_ns: int
+    """The strictest ``max_skew_ms`` of its fields; 0 for none."""
     stamp_ns: int = NEVER
     """Stamp of the sample in the vector, on the node's clock."""
     fresh: bool = False
@@ -47,6 +38,21 @@ class Source:
     """Why the newest message could not be used; empty while all is well."""
     waiting: str = field(default="waiting for the first message")
     """Why there is no sample yet, in words; refined by the node from the ROS graph."""
+
+    @property
+    def topic(self) -> str:
+        """Relative topic name."""
+        return self.reader.topic
+
+    @property
+    def type(self) -> str:
+        """Message type."""
+        return self.reader.type
+
+    @property
+    def qos(self) -> Qos:
+        """What the contract says of the topic's quality of service."""
+        return self.reader.qos
 
 
 class ObservationCollector:
@@ -63,13 +69,19 @@ class ObservationCollector:
         """[D_obs] the newest values; overwritten in place."""
         self.labels = [f"{o.key}[{i}]" for o in contract.observations for i in range(o.dim)]
         """Name of every component, for messages."""
-        self.sources = [_source(contract, fields) for fields in _by_topic(contract.observations)]
-        self.max_age_ns = min(source.max_age_ns for source in self.sources)
+        fields = {entry.key: entry for entry in contract.observations}
+        self.sources = [
+            _source(reader, [fields[key] for key in reader.keys])
+            for reader in topic_readers(contract.observations)
+        ]
+        self._paced = [source for source in self.sources if source.max_age_ns]
+        self._skewed = [source for source in self.sources if source.max_skew_ns]
+        self.max_age_ns = min(source.max_age_ns for source in self._paced)
         """The strictest limit of all."""
         self._not_before_ns = NEVER
 
     def accept(self, source: Source, message: Any, now_ns: int) -> bool:  # noqa: ANN401
-        """Take a message; return True when every topic has a new sample.
+        """Take a message; return True when every topic with an age limit has a new sample.
 
         A sample from before the last `reset` is ignored: it was still on its way.
 
@@ -79,28 +91,28 @@ class ObservationCollector:
         Raises:
             VddError: the message lacks a value the contract selects.
         """
-        stamp_ns = now_ns
-        if source.stamped:
-            stamp = message.header.stamp
-            stamp_ns = stamp.sec * 1_000_000_000 + stamp.nanosec or now_ns
+        reader = source.reader
+        stamp_ns = (stamp_of(message) or now_ns) if reader.stamped else now_ns
         # Older by more than an age: the clock was set back, and the limit means nothing any more.
         if 0 <= self._not_before_ns - stamp_ns < self.max_age_ns:
             return False
         try:
-            self.row[source.columns] = source.decoder.read(message)
+            self.row[reader.columns] = reader.read(message)
         except VddError as error:
             source.fault = f"{source.topic}: {error}"
             raise
         source.fault = ""
         source.stamp_ns = stamp_ns
         source.fresh = True
-        return len(self.sources) == 1 or all(s.fresh for s in self.sources)
+        if len(self.sources) == 1:
+            return True
+        return source.max_age_ns > 0 and all(s.fresh for s in self._paced)
 
     def take(self) -> int:
-        """Mark the samples as used and return the oldest stamp among them (ns)."""
-        for source in self.sources:
+        """Mark the samples as used; return the oldest stamp (ns) of those with an age limit."""
+        for source in self._paced:
             source.fresh = False
-        return min(source.stamp_ns for source in self.sources)
+        return min(source.stamp_ns for source in self._paced)
 
     def problem(self, now_ns: int) -> str:
         """Return why the vector may not be acted on at ``now_ns``; empty when it may.
@@ -112,6 +124,8 @@ class ObservationCollector:
                 return source.fault
             if source.stamp_ns == NEVER:
                 return f"{source.topic}: {source.waiting}"
+            if not source.max_age_ns:
+                continue
             age_ns = now_ns - source.stamp_ns
             if age_ns > source.max_age_ns:
                 return (
@@ -122,6 +136,16 @@ class ObservationCollector:
                 return (
                     f"{source.topic}: stamped more than {source.max_age_ns / 1e6:g} ms in the "
                     "future; synchronise the clocks, or check use_sim_time"
+                )
+        return self._skew() if self._skewed else ""
+
+    def _skew(self) -> str:
+        newest_ns = max(source.stamp_ns for source in self._paced)
+        for source in self._skewed:
+            if newest_ns - source.stamp_ns > source.max_skew_ns:
+                return (
+                    f"{source.topic}: skewed, its sample is more than "
+                    f"{source.max_skew_ns / 1e6:g} ms older than the newest observation"
                 )
         return ""
 
@@ -141,67 +165,12 @@ class ObservationCollector:
             source.fault = ""
 
 
-def columns_of(slices: list[slice]) -> slice | NDArray[np.intp]:
-    """Join slices of a vector: one slice where they are adjacent, else their indices."""
-    indices = np.concatenate([np.arange(s.start, s.stop) for s in slices])
-    if np.array_equal(indices, np.arange(indices[0], indices[0] + len(indices))):
-        return slice(int(indices[0]), int(indices[-1]) + 1)
-    return indices
-
-
-def group_by_topic(
-    fields: tuple[ObservationField, ...] | tuple[ActionField, ...],
-) -> list[list[Any]]:
-    """Group contract fields by topic, in order of first appearance.
-
-    Raises:
-        VddError: a field without topic or type, or one topic with two types.
-    """
-    groups: dict[str, list[Any]] = {}
-    for entry in fields:
-        if not entry.topic or not entry.type:
-            raise VddError(
-                f"field '{entry.key}' has no {'type' if entry.topic else 'topic'}; the contract "
-                "of a node needs a topic and a message type for every field"
-            )
-        group = groups.setdefault(entry.topic, [])
-        if group and group[0].type != entry.type:
-            raise VddError(
-                f"topic '{entry.topic}' is {group[0].type} for field '{group[0].key}' and "
-                f"{entry.type} for field '{entry.key}'; a topic has one type"
-            )
-        group.append(entry)
-    return list(groups.values())
-
-
-def joint_selection(fields: list[Any]) -> tuple[str, ...]:
-    """Concatenate the selections of fields that share a topic.
-
-    Raises:
-        VddError: a field among several selects nothing, so that its values are undefined.
-    """
-    if len(fields) > 1 and not all(f.select for f in fields):
-        bare = next(f.key for f in fields if not f.select)
-        raise VddError(f"field '{bare}' shares topic '{fields[0].topic}' and needs 'select'")
-    return tuple(path for f in fields for path in f.select)
-
-
-def _by_topic(fields: tuple[ObservationField, ...]) -> list[list[ObservationField]]:
-    return group_by_topic(fields)
-
-
-def _source(contract: PolicyContract, fields: list[ObservationField]) -> Source:
-    first = fields[0]
-    try:
-        decoder = make_decoder(first.type, joint_selection(fields), sum(f.dim for f in fields))
-    except VddError as error:
-        raise VddError(f"observation topic '{first.topic}': {error}") from None
+def _source(reader: TopicReader, fields: list[ObservationField]) -> Source:
+    # A topic is as strict as its strictest field; 0 means "no limit", not "the strictest".
+    ages = [f.max_age_ms for f in fields if f.max_age_ms]
+    skews = [f.max_skew_ms for f in fields if f.max_skew_ms]
     return Source(
-        topic=first.topic,
-        type=first.type,
-        keys=tuple(f.key for f in fields),
-        columns=columns_of([contract.observation_slice(f.key) for f in fields]),
-        max_age_ns=round(min(f.max_age_ms for f in fields) * 1e6),
-        decoder=decoder,
-        stamped=has_header(first.type),
+        reader=reader,
+        max_age_ns=round(min(ages, default=0.0) * 1e6),
+        max_skew_ns=round(min(skews, default=0.0) * 1e6),
     )
