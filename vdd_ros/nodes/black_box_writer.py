@@ -113,6 +113,12 @@ def _prune(folder: Path, newest: Path, order: Order) -> None:
                 shutil.rmtree(bag)
 
 
+def _answer(line: str) -> None:
+    """Tell the node that started this process; its log is where people read it."""
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
 def main() -> int:
     """Write one bag; the return value is the exit code."""
     with contextlib.suppress(OSError):
@@ -120,13 +126,13 @@ def main() -> int:
     try:
         given = json.loads(sys.stdin.buffer.readline())
         given["channels"] = tuple((topic, kind) for topic, kind in given["channels"])
-        print(write(Order(**given), sys.stdin.buffer), flush=True)  # noqa: T201 - the answer
+        _answer(str(write(Order(**given), sys.stdin.buffer)))
     except ImportError as error:
-        print(f"the library for bags is missing ({error})", flush=True)  # noqa: T201
+        _answer(f"the library for bags is missing ({error})")
         return 1
     except OSError as error:
         reason = error.strerror or str(error)
-        print(f"{error.filename or 'the bag'}: {reason}", flush=True)  # noqa: T201
+        _answer(f"{error.filename or 'the bag'}: {reason}")
         return 1
     return 0
 
