@@ -26,6 +26,7 @@ from vdd_ros.cli.distill import Distill
 from vdd_ros.cli.doctor import Doctor
 from vdd_ros.cli.evaluate import Evaluate
 from vdd_ros.cli.export import Export
+from vdd_ros.cli.from_bag import FromBag
 from vdd_ros.cli.inspect import Inspect
 from vdd_ros.cli.study import Study
 from vdd_ros.cli.toys import Toys
@@ -43,6 +44,7 @@ COMMANDS: dict[str, type[Command]] = {
     "bench": Bench,
     "compare": Compare,
     "diagnose": Diagnose,
+    "from-bag": FromBag,
     "study": Study,
     "toys": Toys,
 }

@@ -1,0 +1,426 @@
+"""Demonstrations out of ROS bags, row for row what a node would have seen.
+
+The very collector of the nodes reads the messages: the newest sample of every topic, gated by age
+and skew, one row whenever every topic has delivered, or at a fixed rate. The command of a row is
+what was sent in answer to it, see `Alignment.pair`.
+"""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vdd_ros.codecs.topics import stamp_of, topic_readers
+from vdd_ros.control.observations import NEVER, ObservationCollector
+from vdd_ros.core.contract import PolicyContract
+from vdd_ros.core.errors import VddError
+from vdd_ros.data.bag_audit import Audit, Reasons, TopicTally, median_rate
+from vdd_ros.data.bag_files import Bag
+from vdd_ros.data.demonstrations import Demonstrations
+from vdd_ros.data.recording import Heard, Names, Recording
+
+Pair = Literal["auto", "stamp", "next", "latest"]
+
+_LATE = 1.5
+"""Periods within which a command counts as the answer to an observation, or is fresh enough."""
+_GAP_PERIODS = 5.0
+"""Periods without a row that end an episode, unless told otherwise."""
+_MIN_SHARE = 0.5
+"""Share of rows whose stamp a command must bear for ``auto`` to pair by stamp."""
+_CATCH_UP = 1000
+"""Ticks of a fixed rate without a message before the rest of a pause is skipped."""
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """How messages become rows."""
+
+    rate_hz: float | None = None
+    """Rows at a fixed rate; None: whenever every observed topic has delivered, as a node ticks."""
+    pair: Pair = "auto"
+    """Which command belongs to a row: the one that bears its stamp, the next one sent within one
+    and a half periods, or the latest one sent before it. auto: stamp where at least half of the
+    rows have one, else next."""
+    gap_s: float | None = None
+    """Seconds without a row that end an episode; None: five periods of the contract."""
+    min_rows: int = 2
+    """Shorter episodes are left out."""
+    names: Names = field(default_factory=Names)
+    """Where the topics are found in the bag."""
+
+    def __post_init__(self) -> None:
+        """Check the numbers.
+
+        Raises:
+            VddError: one that makes no sense.
+        """
+        for name in ("rate_hz", "gap_s"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < float("inf"):
+                raise VddError(f"{name}: got {value}, expected a positive number")
+        if self.min_rows < 1:
+            raise VddError(f"min_rows: got {self.min_rows}, expected at least 1")
+
+
+class CommandLog:
+    """The commands of a recording, put together from the topics they are sent on."""
+
+    def __init__(self, contract: PolicyContract) -> None:
+        """Build the readers.
+
+        Raises:
+            VddError: the actions do not fit their message types.
+        """
+        self.values: list[NDArray[np.float64]] = []
+        """[D_act] of every command."""
+        self.stamp_ns: list[int] = []
+        """Stamp of every command; 0 where it has none."""
+        self.time_ns: list[int] = []
+        """When it was recorded."""
+        self._readers = {reader.topic: reader for reader in topic_readers(contract.actions)}
+        self._row = np.zeros(contract.dim_act)
+        self._stamps: dict[str, int] = {}
+
+    def hear(self, topic: str, message: Any, log_ns: int) -> None:  # noqa: ANN401
+        """Take a message of a commanded topic; a command is complete with its last topic.
+
+        Raises:
+            VddError: the message lacks a value the contract selects.
+        """
+        reader = self._readers[topic]
+        self._row[reader.columns] = reader.read(message)
+        self._stamps[topic] = stamp_of(message) if reader.stamped else 0
+        if len(self._stamps) < len(self._readers):
+            return
+        # A command of several topics bears a stamp if all of them bear the same.
+        stamps = set(self._stamps.values())
+        self.values.append(self._row.copy())
+        self.stamp_ns.append(stamps.pop() if len(stamps) == 1 else 0)
+        self.time_ns.append(log_ns)
+        self._stamps.clear()
+
+    def pair(
+        self, stamp_ns: Sequence[int], time_ns: Sequence[int], *, rule: Pair, period_ns: int
+    ) -> tuple[NDArray[np.int64], str]:
+        """Find the command of every row.
+
+        Args:
+            stamp_ns: stamps of the rows.
+            time_ns: when they were complete.
+            rule: see `Alignment.pair`.
+            period_ns: of the control loop.
+
+        Returns:
+            [N] index of the command, -1 where there is none; and the rule that was used.
+        """
+        by_stamp = {stamp: i for i, stamp in enumerate(self.stamp_ns) if stamp}
+        found = np.array([by_stamp.get(stamp, -1) for stamp in stamp_ns], np.int64)
+        enough = len(found) > 0 and float((found >= 0).mean()) >= _MIN_SHARE
+        if rule == "stamp" or (rule == "auto" and enough):
+            return found, "stamp"
+        late_ns = round(_LATE * period_ns)
+        order = np.argsort(np.array(self.time_ns, np.int64), kind="stable")
+        times = [self.time_ns[i] for i in order]
+        for i, now_ns in enumerate(time_ns):
+            if rule == "latest":
+                at = bisect.bisect_right(times, now_ns) - 1
+            else:
+                at = bisect.bisect_left(times, now_ns)
+            near = 0 <= at < len(times) and abs(times[at] - now_ns) <= late_ns
+            found[i] = order[at] if near else -1
+        return found, "latest" if rule == "latest" else "next"
+
+
+@dataclass(eq=False)
+class Rows:
+    """What was collected from one bag, before commands are found for it."""
+
+    commands: CommandLog
+    """What was sent meanwhile."""
+    observation: list[NDArray[np.float32]] = field(default_factory=list)
+    """[D_obs] of every row."""
+    stamp_ns: list[int] = field(default_factory=list)
+    """Stamp of every row: the oldest of its samples."""
+    time_ns: list[int] = field(default_factory=list)
+    """When every row was complete."""
+    cuts: list[int] = field(default_factory=list)
+    """Rows at which a new episode begins for another reason than a pause."""
+
+
+class _Collecting:
+    """Reads one recording: rows and commands, with everything counted."""
+
+    def __init__(
+        self,
+        contract: PolicyContract,
+        alignment: Alignment,
+        tallies: dict[tuple[str, str], TopicTally],
+        dropped: Reasons,
+    ) -> None:
+        self.rows = Rows(CommandLog(contract))
+        self._collector = ObservationCollector(contract)
+        self._sources = {source.topic: source for source in self._collector.sources}
+        self._tallies = tallies
+        self._dropped = dropped
+        self._step_ns = round(1e9 / alignment.rate_hz) if alignment.rate_hz else 0
+        self._next_ns = NEVER
+        self._last_stamp_ns = NEVER
+        self._last_log_ns = NEVER
+
+    def hear(self, heard: Heard) -> None:
+        """Take one message."""
+        log_ns = heard.entry.log_ns
+        self._tick_until(log_ns)
+        self._last_log_ns = log_ns
+        if heard.role == "reset":
+            self._new_episode()
+            self._collector.reset(log_ns)
+            return
+        tally = self._tallies[heard.role, heard.topic]
+        tally.times_ns.append(log_ns)
+        if heard.entry.message is None:
+            tally.malformed += 1
+            return
+        try:
+            if heard.role == "action":
+                self.rows.commands.hear(heard.topic, heard.entry.message, log_ns)
+            else:
+                self._hear_observation(heard)
+        except VddError as error:
+            tally.faults.add(str(error))
+
+    def finish(self) -> None:
+        """Make the row that is due with the last message."""
+        if self._last_log_ns != NEVER:
+            self._tick_until(self._last_log_ns + 1)
+
+    def _hear_observation(self, heard: Heard) -> None:
+        log_ns = heard.entry.log_ns
+        source = self._sources[heard.topic]
+        complete = self._collector.accept(source, heard.entry.message, log_ns)
+        if self._step_ns:
+            if self._next_ns == NEVER and not self._collector.problem(log_ns):
+                self._next_ns = log_ns
+        elif complete:
+            problem = self._collector.problem(log_ns) or self._collector.non_finite()
+            stamp_ns = self._collector.take()
+            if self._follows(stamp_ns):
+                self._row(stamp_ns, log_ns, problem)
+
+    def _tick_until(self, log_ns: int) -> None:
+        """Make the rows of a fixed rate that were due before now."""
+        if self._next_ns == NEVER:
+            return
+        if log_ns < self._next_ns - self._step_ns:  # the clock was set back
+            self._next_ns = log_ns
+            self._new_episode()
+        for _ in range(_CATCH_UP):
+            if self._next_ns >= log_ns:
+                return
+            now_ns = self._next_ns
+            problem = self._collector.problem(now_ns) or self._collector.non_finite()
+            self._row(now_ns, now_ns, problem)
+            self._next_ns += self._step_ns
+        # Nothing came for that long: the observations are stale until something does.
+        self._dropped.add("a pause of the recording")
+        self._next_ns = log_ns
+
+    def _follows(self, stamp_ns: int) -> bool:
+        """Tell whether a row is newer than the last one, as the control loop does."""
+        back_ns = self._last_stamp_ns - stamp_ns
+        if self._last_stamp_ns != NEVER and back_ns >= 0:
+            if back_ns < self._collector.max_age_ns:
+                self._dropped.add("the same stamp again, or an older one")
+                return False
+            self._new_episode()  # the clock was set back
+        self._last_stamp_ns = stamp_ns
+        return True
+
+    def _row(self, stamp_ns: int, now_ns: int, problem: str) -> None:
+        if problem:
+            self._dropped.add(problem)
+            return
+        self.rows.observation.append(self._collector.row.copy())
+        self.rows.stamp_ns.append(stamp_ns)
+        self.rows.time_ns.append(now_ns)
+        for source in self._collector.sources:
+            ages = self._tallies["observation", source.topic].ages_ns
+            ages.append(now_ns - source.stamp_ns)
+
+    def _new_episode(self) -> None:
+        self._last_stamp_ns = NEVER
+        self.rows.cuts.append(len(self.rows.stamp_ns))
+
+
+def read_rows(
+    bag: Bag,
+    contract: PolicyContract,
+    alignment: Alignment,
+    *,
+    tallies: dict[tuple[str, str], TopicTally],
+    dropped: Reasons,
+) -> Rows:
+    """Collect rows and commands of one bag.
+
+    Raises:
+        VddError: a topic is missing or has another type, or the bag is damaged.
+    """
+    recording = Recording(bag, contract, alignment.names)
+    collecting = _Collecting(contract, alignment, tallies, dropped)
+    for tally in tallies.values():
+        tally.breaks.append(len(tally.times_ns))
+    for heard in recording.messages():
+        collecting.hear(heard)
+    collecting.finish()
+    return collecting.rows
+
+
+def load_bags(
+    paths: Sequence[str | Path], contract: PolicyContract, alignment: Alignment | None = None
+) -> tuple[Demonstrations, Audit]:
+    """Read bags through a contract.
+
+    An episode ends with its bag, at a message on the contract's ``reset_topic``, where the clock
+    was set back, and where no row came for `Alignment.gap_s`.
+
+    Args:
+        paths: rosbag2 folders, .mcap or .db3 files.
+        contract: which topics make the observation and the action, and how.
+        alignment: how messages become rows.
+
+    Returns:
+        The demonstrations, actions as the policy gives them (increments where the contract says
+        ``relative_to``), and what became of every message.
+
+    Raises:
+        VddError: a bag cannot be read or does not fit the contract, or no row is left.
+    """
+    alignment = alignment or Alignment()
+    tallies = _tallies(contract)
+    dropped = Reasons()
+    observation: list[NDArray[np.float32]] = []
+    action: list[NDArray[np.float64]] = []
+    stamps: list[int] = []
+    ends: list[int] = []
+    rules: list[str] = []
+    for path in paths:
+        rows = read_rows(Bag(path), contract, alignment, tallies=tallies, dropped=dropped)
+        period_ns = round(1e9 / (alignment.rate_hz or contract.rate_hz))
+        log = rows.commands
+        commands, rule = log.pair(
+            rows.stamp_ns, rows.time_ns, rule=alignment.pair, period_ns=period_ns
+        )
+        rules.append(rule)
+        kept = _with_commands(rows, commands, tallies, dropped)
+        for episode in _episodes(rows, kept, contract, alignment):
+            if len(episode) < alignment.min_rows:
+                dropped.counts["an episode that is too short"] += len(episode)
+                continue
+            observation += [rows.observation[i] for i in episode]
+            action += [log.values[commands[i]] for i in episode]
+            stamps += [rows.stamp_ns[i] for i in episode]
+            ends.append(len(observation))
+    audit = Audit(
+        bags=tuple(str(path) for path in paths),
+        fields=tuple(tally.summary() for tally in tallies.values()),
+        rows=len(observation),
+        episodes=len(ends),
+        dropped=dict(dropped.counts),
+        paired_by=", ".join(dict.fromkeys(rules)),
+        rate_hz=median_rate(stamps, ends[:-1]),
+        contract_rate_hz=contract.rate_hz,
+    )
+    if not observation:
+        raise VddError(f"{', '.join(audit.bags)}: {_nothing(audit)}")
+    return (
+        Demonstrations(
+            observation=np.stack(observation),
+            action=_increments(np.stack(action), np.stack(observation), contract),
+            episode_ends=np.array(ends),
+            mode=None,
+            source=f"bags {', '.join(Path(p).name for p in paths)} through '{contract.name}'",
+        ),
+        audit,
+    )
+
+
+def _increments(
+    command: NDArray[np.float64], observation: NDArray[np.float32], contract: PolicyContract
+) -> NDArray[np.float32]:
+    """Turn commands [N, D_act] into actions: what the policy adds to its observation."""
+    action = command.copy()
+    for entry in contract.actions:
+        if entry.relative_to:
+            action[:, contract.action_slice(entry.key)] -= observation[
+                :, contract.observation_slice(entry.relative_to)
+            ]
+    return action.astype(np.float32)
+
+
+def _tallies(contract: PolicyContract) -> dict[tuple[str, str], TopicTally]:
+    found = {}
+    for role, fields in (("observation", contract.observations), ("action", contract.actions)):
+        for reader in topic_readers(fields):
+            found[role, reader.topic] = TopicTally(reader.keys, reader.topic, reader.type, role)
+    return found
+
+
+def _with_commands(
+    rows: Rows,
+    commands: NDArray[np.int64],
+    tallies: dict[tuple[str, str], TopicTally],
+    dropped: Reasons,
+) -> list[int]:
+    """Rows that have a command of finite numbers."""
+    kept = []
+    for i, at in enumerate(commands.tolist()):
+        if at < 0:
+            dropped.add("no command for it")
+        elif not np.isfinite(rows.commands.values[at]).all():
+            bad = np.flatnonzero(~np.isfinite(rows.commands.values[at]))
+            dropped.add(f"non-finite command at component {', '.join(map(str, bad))}")
+        else:
+            kept.append(i)
+            for (role, _), tally in tallies.items():
+                if role == "action":
+                    tally.ages_ns.append(rows.time_ns[i] - rows.commands.time_ns[at])
+    return kept
+
+
+def _episodes(
+    rows: Rows, kept: list[int], contract: PolicyContract, alignment: Alignment
+) -> list[list[int]]:
+    """Cut rows where a cut is between them, or a pause."""
+    gap_s = alignment.gap_s
+    if gap_s is None:
+        gap_s = _GAP_PERIODS / min(contract.rate_hz, alignment.rate_hz or contract.rate_hz)
+    found: list[list[int]] = []
+    for i in kept:
+        before = found[-1][-1] if found else None
+        if (
+            before is None
+            or rows.stamp_ns[i] - rows.stamp_ns[before] > gap_s * 1e9
+            or bisect.bisect_right(rows.cuts, before) != bisect.bisect_right(rows.cuts, i)
+        ):
+            found.append([])
+        found[-1].append(i)
+    return found
+
+
+def _nothing(audit: Audit) -> str:
+    reasons = [f"{n} x {text}" for text, n in audit.dropped.items()]
+    reasons += audit.warnings
+    silent = [entry.topic for entry in audit.fields if not entry.messages]
+    if silent:
+        reasons.append(f"no messages on {', '.join(silent)}")
+    return (
+        "not one row could be made: "
+        + ("; ".join(dict.fromkeys(reasons)) or "the bag holds no messages")
+        + ". Compare the contract with what was recorded"
+    )
