@@ -17,6 +17,7 @@ from typing import Annotated, Any
 import tyro
 
 from vdd_ros import __version__
+from vdd_ros.cli.audit import Audit
 from vdd_ros.cli.bench import Bench
 from vdd_ros.cli.command import Command, open_standard_streams, say, standard_output_to_error
 from vdd_ros.cli.compare import Compare
@@ -41,6 +42,7 @@ COMMANDS: dict[str, type[Command]] = {
     "evaluate": Evaluate,
     "export": Export,
     "inspect": Inspect,
+    "audit": Audit,
     "bench": Bench,
     "compare": Compare,
     "diagnose": Diagnose,

@@ -1,6 +1,6 @@
 """ONNX files as bytes: looked through before they are trusted, and cut to the outputs in use.
 
-Two jobs need the inside of a model, and neither needs the onnx package on the robot:
+Three jobs need the inside of a model, and none needs the onnx package on the robot:
 
 - `scan` reads what the file says about itself and what its graph would do, before ONNX Runtime
   sees one byte of it. A file that points to other files, or that holds loops (whose time has no
@@ -10,6 +10,7 @@ Two jobs need the inside of a model, and neither needs the onnx package on the r
   (measured with 1.32: the denoiser of a file that also holds 4 and 16 unrolled steps takes
   204 us as stored and 11 us pruned). So one file can hold a denoiser, its unrolled samplers and
   a student's covariance, and each path costs what it alone needs.
+- `with_metadata` changes what a file says about itself.
 
 The field numbers are those of onnx.proto (ONNX IR version 3 and later); `wire.py` reads the bytes.
 """
@@ -120,6 +121,24 @@ def prune(model: bytes, outputs: Iterable[str]) -> bytes:
         else:
             parts.append(bytes(raw))
     return b"".join(parts)
+
+
+def with_metadata(model: bytes, key: str, text: str) -> bytes:
+    """Return the model with one entry of its metadata replaced; all else stays byte for byte.
+
+    Raises:
+        MalformedError: not an ONNX model.
+    """
+    parts = [
+        bytes(raw)
+        for number, wire, value, raw in fields(memoryview(model))
+        if not (number == 14 and wire == BYTES and _key_value(as_message(value))[0] == key)
+    ]
+    entry = b"".join(
+        tag_bytes(number, BYTES) + varint_bytes(len(content)) + content
+        for number, content in ((1, key.encode()), (2, text.encode()))
+    )
+    return b"".join([*parts, tag_bytes(14, BYTES), varint_bytes(len(entry)), entry])
 
 
 def _scan_graph(graph: memoryview, metadata: dict[str, str]) -> Summary:
