@@ -218,7 +218,7 @@ def test_diagnostics_are_where_every_tool_looks(fresh: Robot) -> None:
     fresh.until(told, "diagnostics of an acting node")
     fresh.driver.node.destroy_subscription(subscription)
     status = found[-1].status[0]
-    values = {entry.key: entry.value for entry in status.values}
+    values = {e.key: e.value for status in found[-1].status for e in status.values}
     assert status.name == "/policy: control"
     for key in ("infer_p50_us", "tick_p99_us", "missed", "provider", "sha256", "role"):
         assert values[key]

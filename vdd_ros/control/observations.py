@@ -38,6 +38,8 @@ class Source:
     """Why the newest message could not be used; empty while all is well."""
     waiting: str = field(default="waiting for the first message")
     """Why there is no sample yet, in words; refined by the node from the ROS graph."""
+    lost: str = ""
+    """Why samples stopped, where the ROS graph tells; empty where it does not."""
 
     @property
     def topic(self) -> str:
@@ -101,7 +103,7 @@ class ObservationCollector:
         except VddError as error:
             source.fault = f"{source.topic}: {error}"
             raise
-        source.fault = ""
+        source.fault = source.lost = ""
         source.stamp_ns = stamp_ns
         source.fresh = True
         if len(self.sources) == 1:
@@ -128,10 +130,11 @@ class ObservationCollector:
                 continue
             age_ns = now_ns - source.stamp_ns
             if age_ns > source.max_age_ns:
-                return (
+                text = (
                     f"{source.topic}: stale, the last sample is older than "
                     f"{source.max_age_ns / 1e6:g} ms"
                 )
+                return f"{text}: {source.lost}" if source.lost else text
             if -age_ns > source.max_age_ns:
                 return (
                     f"{source.topic}: stamped more than {source.max_age_ns / 1e6:g} ms in the "

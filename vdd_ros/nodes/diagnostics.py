@@ -6,14 +6,16 @@ Standard messages only, so that any viewer shows them:
   names of its values stand in ``layout.dim[0].label``, separated by commas.
 - ``~/reason`` (``std_msgs/String``, latched): level and reason, whenever they change.
 - ``~/latency`` (``std_msgs/Float64MultiArray``): percentiles, once a second, labelled likewise.
-- ``/diagnostics`` (``diagnostic_msgs/DiagnosticArray``): the same for people, once a second. This
-  name is absolute because every ROS tool looks for it there.
+- ``/diagnostics`` (``diagnostic_msgs/DiagnosticArray``): for people and their monitors, once a
+  second: a status about control and one for each of `NodeReport.sections`. This name is absolute
+  because every ROS tool looks for it there.
 """
 
 from __future__ import annotations
 
 import array
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -23,6 +25,7 @@ from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from std_msgs.msg import Float64MultiArray, MultiArrayDimension, String
 
+from vdd_ros.core.health import Health
 from vdd_ros.core.safety import SafetyLevel
 from vdd_ros.nodes.control_loop import ControlLoop, Tick
 
@@ -70,12 +73,26 @@ LATCHED = QoSProfile(
 """For what late joiners must see at once: the reason, never a command."""
 
 _LEVELS = {
-    SafetyLevel.ACT: DiagnosticStatus.OK,
-    SafetyLevel.CLAMP: DiagnosticStatus.OK,
-    SafetyLevel.HOLD: DiagnosticStatus.WARN,
-    SafetyLevel.SAFE: DiagnosticStatus.ERROR,
-    SafetyLevel.STOP: DiagnosticStatus.STALE,
+    SafetyLevel.ACT: Health.OK,
+    SafetyLevel.CLAMP: Health.OK,
+    SafetyLevel.HOLD: Health.WARN,
+    SafetyLevel.SAFE: Health.ERROR,
+    SafetyLevel.STOP: Health.STALE,
 }
+
+
+@dataclass(frozen=True)
+class Section:
+    """One status in ``/diagnostics``."""
+
+    name: str
+    """What it is about; the node's name is put before it."""
+    level: Health
+    """How well that is."""
+    message: str
+    """What an operator should know first."""
+    values: Mapping[str, object]
+    """Figures and facts by name."""
 
 
 class NodeReport:
@@ -111,6 +128,10 @@ class NodeReport:
         self._said: tuple[SafetyLevel, str] | None = None
         self.warnings: dict[str, str] = {}
         """Lasting troubles by topic, for example a QoS mismatch; shown until they are removed."""
+        self.listeners: list[Callable[[Tick], None]] = []
+        """Called after every tick, when its row was published; on the hot path."""
+        self.sections: list[Callable[[], Section]] = []
+        """Asked once a second; every answer is a status of its own in ``/diagnostics``."""
 
     @property
     def status_row(self) -> tuple[Any, NDArray[np.float64]]:
@@ -143,6 +164,8 @@ class NodeReport:
         )
         self.beat(tick)
         self.say(tick.level, tick.reason)
+        for listen in self.listeners:
+            listen(tick)
 
     def beat(self, tick: Tick) -> None:
         """Publish the row of the last tick again, with what this node stands for now."""
@@ -193,31 +216,31 @@ class NodeReport:
 
     def _summary(self, loop: ControlLoop, figures: list[float], waiting: str) -> DiagnosticArray:
         tick = loop.tick
-        status = DiagnosticStatus()
-        status.name = f"{self._node.get_fully_qualified_name()}: control"
-        status.hardware_id = self._facts.get("contract", "")
-        status.level = _LEVELS[tick.level] if loop.active else DiagnosticStatus.STALE
-        status.message = tick.reason or waiting or tick.level.name
-        if self.warnings and status.level == DiagnosticStatus.OK:
-            status.level = DiagnosticStatus.WARN
-            status.message = "; ".join(self.warnings.values())
-        now_ns = self._node.get_clock().now().nanoseconds
+        level = _LEVELS[tick.level] if loop.active else Health.STALE
+        text = tick.reason or waiting or tick.level.name
+        if self.warnings and level == Health.OK:
+            level, text = Health.WARN, "; ".join(self.warnings.values())
         values: dict[str, object] = dict(self._facts)
         values["level"] = tick.level.name
         values["reason"] = tick.reason
         values |= {k: f"{v:.1f}" for k, v in zip(LATENCY_FIELDS, figures, strict=True)}
         values |= {"ticks": tick.count, "held": tick.held, "missed": tick.missed}
         values |= {f"held: {reason}": n for reason, n in loop.held_by.items()}
-        values["active_expert"] = tick.expert
-        values["gate_entropy"] = f"{gate_entropy(tick.gate):.3f}" if len(tick.gate) else "n/a"
-        for source in loop.collector.sources:
-            age = (now_ns - source.stamp_ns) / 1e6
-            values[f"age_ms: {source.topic}"] = f"{age:.1f}" if source.stamp_ns >= 0 else "n/a"
-        values |= {f"warning: {topic}": text for topic, text in self.warnings.items()}
-        status.values = [KeyValue(key=k, value=str(v)) for k, v in values.items()]
-        message = DiagnosticArray(status=[status])
+        values |= {f"warning: {topic}": trouble for topic, trouble in self.warnings.items()}
+        sections = [Section("control", level, text, values)]
+        sections += [describe() for describe in self.sections]
+        message = DiagnosticArray(status=[self._status_of(section) for section in sections])
         message.header.stamp = self._node.get_clock().now().to_msg()
         return message
+
+    def _status_of(self, section: Section) -> DiagnosticStatus:
+        return DiagnosticStatus(
+            level=bytes([section.level]),
+            name=f"{self._node.get_fully_qualified_name()}: {section.name}",
+            message=section.message,
+            hardware_id=self._facts.get("contract", ""),
+            values=[KeyValue(key=k, value=str(v)) for k, v in section.values.items()],
+        )
 
 
 def gate_entropy(gate: NDArray[np.float64]) -> float:

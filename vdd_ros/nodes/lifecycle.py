@@ -25,11 +25,14 @@ from rclpy.logging import get_logging_directory
 from vdd_ros.core.config_io import load_yaml
 from vdd_ros.core.contract import PolicyContract
 from vdd_ros.core.errors import VddError
+from vdd_ros.core.health import HealthSettings
 from vdd_ros.core.safety import SafetyLevel
+from vdd_ros.nodes.audit import AuditSettings
 from vdd_ros.nodes.black_box import BlackBoxSettings
 from vdd_ros.nodes.declaration import Check, Spec, declare
 from vdd_ros.nodes.executor import EXIT_USER_ERROR, SPIN_TIMEOUT_S
 from vdd_ros.nodes.parameters import SHELL
+from vdd_ros.nodes.watchers import WatchSettings
 from vdd_ros.nodes.wiring import Loaded, RunSettings, Wiring
 
 _Inherited = Callable[[LifecycleState], TransitionCallbackReturn]
@@ -145,6 +148,7 @@ class PolicyShell(LifecycleNode):
                 frame_id=self.value("frame_id"),
                 discovery_s=self.value("discovery_s"),
                 black_box=self._black_box(),
+                watch=watch_settings(self),
             )
             facts = {
                 "contract": loaded.contract.name,
@@ -186,6 +190,34 @@ class PolicyShell(LifecycleNode):
             self.wiring.destroy()
             self.wiring = None
         self.unload()
+
+
+def watch_settings(node: PolicyShell) -> WatchSettings:
+    """Return what the parameters say about watching; those of a student are absent elsewhere.
+
+    Raises:
+        VddError: the thresholds contradict each other.
+    """
+    value = node.value
+    health = HealthSettings(
+        max_tick_ms=value("diagnostics.max_tick_ms"),
+        delays_warn=value("diagnostics.delays_warn"),
+        delays_error=value("diagnostics.delays_error"),
+    )
+    rate_hz = value("prediction_rate_hz")
+    if not node.has_parameter("audit.topic"):
+        return WatchSettings(health=health, prediction_rate_hz=rate_hz)
+    return WatchSettings(
+        health=health,
+        prediction_rate_hz=rate_hz,
+        audit=AuditSettings(
+            topic=value("audit.topic"),
+            hand_over=value("audit.on_drop") == "hand_over",
+            samples_per_false_alarm=value("audit.samples_per_false_alarm"),
+        ),
+        experts_rate_hz=value("experts.rate_hz"),
+        expert_size_m=value("experts.size_m"),
+    )
 
 
 def node_contract(own: PolicyContract, override: str) -> PolicyContract:

@@ -92,6 +92,35 @@ SHELL = (
         low=1.0,
         high=1e6,
     ),
+    Spec(
+        "diagnostics.max_tick_ms",
+        0.0,
+        "A tick that takes longer is late. 0.0: the control period, after which the next is due.",
+        low=0.0,
+        high=60_000.0,
+    ),
+    Spec(
+        "diagnostics.delays_warn",
+        3,
+        "Late ticks in a row from which /diagnostics says WARN.",
+        low=1,
+        high=1_000_000,
+    ),
+    Spec(
+        "diagnostics.delays_error",
+        10,
+        "Late ticks in a row from which /diagnostics says ERROR.",
+        low=1,
+        high=1_000_000,
+    ),
+    Spec(
+        "prediction_rate_hz",
+        2.0,
+        "Raw predictions per second on ~/prediction while somebody subscribes: a student's node "
+        "audits its teacher's. 0.0: none.",
+        low=0.0,
+        high=1000.0,
+    ),
 )
 """Parameters of every node on the lifecycle shell."""
 
@@ -139,6 +168,45 @@ SELECTION = (
     ),
 )
 """Parameters of the student's expert choice."""
+
+WATCHED = (
+    Spec(
+        "experts.rate_hz",
+        10.0,
+        "Marker arrays per second on ~/experts while somebody subscribes.",
+        low=0.1,
+        high=100.0,
+    ),
+    Spec(
+        "experts.size_m",
+        0.01,
+        "Diameter in metres of the marker of an expert that is certain to act.",
+        low=1e-5,
+        high=100.0,
+    ),
+    Spec(
+        "audit.topic",
+        "teacher/prediction",
+        "The teacher's predictions, whose likelihood under the student is watched; needs a policy "
+        "file with density, calibrated by `vdd audit`. Empty: no audit.",
+    ),
+    Spec(
+        "audit.on_drop",
+        "report",
+        "When the teacher's actions become unlikely and stay so: report it, or also report a "
+        "fault, so that a teacher in standby takes over.",
+        choices=("report", "hand_over"),
+    ),
+    Spec(
+        "audit.samples_per_false_alarm",
+        1e5,
+        "Least mean number of audited samples to a false alarm; more make alarms rarer and later. "
+        "1e5 at 2 Hz: 14 hours.",
+        low=10.0,
+        high=1e12,
+    ),
+)
+"""Parameters of what watches the student."""
 
 SAMPLER = (
     Spec(

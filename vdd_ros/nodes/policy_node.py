@@ -13,8 +13,10 @@ from vdd_ros.core.shipped import STUDENT, shipped_file
 from vdd_ros.nodes.declaration import read
 from vdd_ros.nodes.executor import run_node
 from vdd_ros.nodes.lifecycle import PolicyShell, node_contract
-from vdd_ros.nodes.parameters import SELECTION
+from vdd_ros.nodes.parameters import SELECTION, WATCHED
+from vdd_ros.nodes.watchers import Auditing
 from vdd_ros.nodes.wiring import Loaded
+from vdd_ros.runtime.density import Density, has_density, read_calibration
 from vdd_ros.runtime.diffusion_policy import DiffusionPolicy, default_settings
 from vdd_ros.runtime.moe_policy import MoePolicy
 from vdd_ros.runtime.policy_file import PolicyFile
@@ -27,7 +29,7 @@ class PolicyNode(PolicyShell):
     def __init__(self) -> None:
         """Declare the parameters."""
         self._policy: MoePolicy | None = None
-        super().__init__("policy", extra=SELECTION, check=self._check)
+        super().__init__("policy", extra=(*SELECTION, *WATCHED), check=self._check)
         self.add_post_set_parameters_callback(self._apply)
 
     def load(self) -> Loaded:
@@ -40,12 +42,14 @@ class PolicyNode(PolicyShell):
             provider=self.value("provider"), n_threads=self.value("n_threads")
         )
         policy: MoePolicy | DiffusionPolicy
+        auditing = Auditing()
         if file.n_steps == 1:
             # A consistency model decides in one pass, too; it has no experts to select.
             settings = default_settings(file, seed=selection.seed)
             policy = DiffusionPolicy(file, settings, session=session)
         else:
             policy = self._policy = MoePolicy(file, selection=selection, session=session)
+            auditing = _auditing(file, session, topic=self.value("audit.topic"))
         facts = {
             "policy": str(file.path),
             "sha256": file.sha256[:16],
@@ -54,7 +58,7 @@ class PolicyNode(PolicyShell):
             "provider": policy.provider,
             "runtime": policy.description,
         }
-        return Loaded(policy, contract, facts)
+        return Loaded(policy, contract, facts, auditing=auditing)
 
     def unload(self) -> None:
         """Free the session."""
@@ -72,6 +76,21 @@ class PolicyNode(PolicyShell):
     def _apply(self, changes: list[Parameter]) -> None:
         if self._policy is not None and any(c.name.startswith("selection.") for c in changes):
             self._policy.select_by(_selection(read(self, SELECTION)))
+
+
+def _auditing(file: PolicyFile, session: SessionSettings, *, topic: str) -> Auditing:
+    """Return what the audit of a student needs, or why there is none."""
+    if not topic:
+        return Auditing(why_not="audit: switched off, parameter audit.topic is empty")
+    if not has_density(file):
+        return Auditing(why_not="audit: this policy file has no density; export it with --density")
+    calibration = read_calibration(file)
+    if calibration is None:
+        return Auditing(
+            why_not="audit: this policy file was not calibrated; run `vdd audit FILE --data "
+            "DEMOS --write` with demonstrations it has not seen"
+        )
+    return Auditing(Density(file, session), calibration, why_not="")
 
 
 def _selection(values: dict[str, Any]) -> SelectionSettings:

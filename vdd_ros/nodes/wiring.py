@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -18,7 +18,7 @@ from rclpy.qos_overriding_options import QoSOverridingOptions
 from std_msgs.msg import Empty
 from std_srvs.srv import Trigger
 
-from vdd_ros.control.observations import NEVER, Source
+from vdd_ros.control.observations import Source
 from vdd_ros.core.contract import PolicyContract
 from vdd_ros.core.safety import SafetyLevel
 from vdd_ros.nodes.black_box import BlackBox, BlackBoxSettings
@@ -26,8 +26,9 @@ from vdd_ros.nodes.codecs import message_class
 from vdd_ros.nodes.commands import Sink, make_sinks
 from vdd_ros.nodes.control_loop import Actor, ControlLoop, Tick
 from vdd_ros.nodes.diagnostics import NodeReport
-from vdd_ros.nodes.graph import check_publishers, why_silent
+from vdd_ros.nodes.graph import check_publishers
 from vdd_ros.nodes.qos import COMMAND_QOS, OBSERVATION_QOS, profile
+from vdd_ros.nodes.watchers import Auditing, Watchers, WatchSettings
 
 _ACKNOWLEDGE = Duration(seconds=0.2)
 """Longest wait for the robot to have received the last command before the node goes."""
@@ -47,6 +48,8 @@ class Loaded:
     """What ``/diagnostics`` says about it."""
     nfe: int = 1
     """Network passes per action."""
+    auditing: Auditing = field(default_factory=Auditing)
+    """What the teacher audit needs of it."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,8 @@ class RunSettings:
     """Longest wait for publishers whose type can be compared."""
     black_box: BlackBoxSettings
     """What is kept for a fault."""
+    watch: WatchSettings = field(default_factory=WatchSettings)
+    """What is watched, and when it is worth a warning."""
 
 
 class Wiring:
@@ -80,6 +85,7 @@ class Wiring:
         self._settings = settings
         self._undo: list[Callable[[], Any]] = []
         self._holding = False
+        self._observed: list[tuple[Source, Any]] = []
         contract, rate_hz = loaded.contract, settings.rate_hz
         sinks = make_sinks(contract, step_s=1.0 / rate_hz, frame_id=settings.frame_id)
         self.report = NodeReport(node, facts=loaded.facts, nfe=loaded.nfe, standing=self._standing)
@@ -103,6 +109,20 @@ class Wiring:
                 self._subscribe(
                     Empty, contract.reset_topic, self._on_reset, QoSProfile(depth=1), None
                 )
+            self._watchers = Watchers(
+                node,
+                settings.watch,
+                loop=self.loop,
+                report=self.report,
+                contract=contract,
+                auditing=loaded.auditing,
+                rate_hz=rate_hz,
+                frame_id=settings.frame_id,
+                observed=self._observed,
+                publishers=self._publishers,
+                command_types=[sink.type for sink in sinks],
+            )
+            self._undo.append(self._watchers.destroy)
             self._make_timers()
             check_publishers(node, self._topics(), wait_s=settings.discovery_s)
         except BaseException:
@@ -116,6 +136,8 @@ class Wiring:
             VddError: a topic is published with another type by now.
         """
         check_publishers(self._node, self._topics())
+        self._watchers.look()
+        self._watchers.start()
         self.loop.start()
         self._holding = False
         self._beat.reset()
@@ -139,7 +161,8 @@ class Wiring:
         active = self.loop.active
         commanding = active and not self._settings.shadow
         held = active and tick.level >= SafetyLevel.HOLD
-        return (commanding, held, active and not held, 0.0, 0.0, time.monotonic_ns() // 1000, 0.0)
+        fault = held or bool(self._watchers.fault)
+        return (commanding, fault, active and not held, 0.0, 0.0, time.monotonic_ns() // 1000, 0.0)
 
     def _topics(self) -> list[tuple[str, str]]:
         return [(source.topic, source.type) for source in self.loop.collector.sources]
@@ -190,13 +213,14 @@ class Wiring:
             )
         )
         on_message = self._sampled if self._settings.timed else self._answered
-        self._subscribe(
+        subscription = self._subscribe(
             message_class(source.type),
             source.topic,
             partial(on_message, index, source),
             profile(OBSERVATION_QOS, source.qos),
             events,
         )
+        self._observed.append((source, subscription))
 
     def _subscribe(
         self,
@@ -205,7 +229,7 @@ class Wiring:
         callback: Callable[[Any], None],
         qos: QoSProfile,
         events: SubscriptionEventCallbacks | None,
-    ) -> None:
+    ) -> Any:  # noqa: ANN401
         subscription = self._node.create_subscription(
             message_type,
             topic,
@@ -215,6 +239,7 @@ class Wiring:
             qos_overriding_options=QoSOverridingOptions.with_default_policies(),
         )
         self._undo.append(partial(self._node.destroy_subscription, subscription))
+        return subscription
 
     def _make_timers(self) -> None:
         # What keeps the loop honest: the tick itself, or the watch over observations that tick.
@@ -275,18 +300,14 @@ class Wiring:
         self.box.observed(len(self.loop.collector.sources), message, now_ns)
 
     def _on_summary(self) -> None:
-        sources = [s for s in self.loop.collector.sources if s.stamp_ns == NEVER]
-        for source in sources:
-            source.waiting = why_silent(self._node, source.topic, source.type)
-        waiting = "; ".join(source.waiting for source in sources)
         for publisher in () if self._settings.shadow else self._publishers:
             others = self._node.count_publishers(publisher.topic_name) - 1
             self.report.warn(
-                publisher.topic_name,
+                f"{publisher.topic_name} (others)",
                 f"{others} other node(s) publish '{publisher.topic_name}' too" if others else "",
             )
         self.report.warn("black box", self.box.trouble)
-        self.report.publish_summary(self.loop, waiting=waiting)
+        self.report.publish_summary(self.loop, waiting=self._watchers.waiting())
 
     def _on_incompatible(self, topic: str, who: str, event: Any) -> None:  # noqa: ANN401
         try:
