@@ -233,3 +233,28 @@ def test_a_policy_file_needs_no_name_of_its_own(
     path = tmp_path / "the policy"
     shutil.copy(student.path, path)
     assert vdd("inspect", path, "--json").only_object()["golden_ok"] is True
+
+
+def test_audit_keeps_what_is_nominal_in_the_file(
+    vdd: Vdd, teacher: DenoiserTwin, contract: PolicyContract, tmp_path: Path
+) -> None:
+    """Without --write nothing changes; with it `vdd inspect` shows what the node will use."""
+    student = make_moe_file(tmp_path / "dense.onnx", contract=contract, density=True)
+    before = student.path.read_bytes()
+    words = ("audit", student.path, "--episodes", "20", "--teacher", teacher.path, "--json")
+    tried = vdd(*words).only_object()
+    assert student.path.read_bytes() == before
+    assert (tried["written"], tried["audit"]["actions"]) == (False, "teacher")
+    kept = vdd(*words, "--write").only_object()
+    assert kept["written"] is True
+    shown = vdd("inspect", student.path, "--json").only_object()
+    assert shown["provenance"]["audit"] == kept["audit"]
+    assert shown["golden_ok"] is True
+
+
+def test_audit_of_a_file_without_density_says_what_to_do(vdd: Vdd, student: MoeTwin) -> None:
+    """Exit status 2 and the option that makes one."""
+    refused = vdd("audit", student.path, "--episodes", "5", "--json")
+    assert (refused.code, refused.out) == (2, "")
+    assert "no density" in refused.err
+    assert "--density" in refused.err

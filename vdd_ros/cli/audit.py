@@ -73,7 +73,8 @@ class Audit:
             write_calibration(file, calibration)
         data = {"file": str(self.file), "written": self.write, "audit": to_dict(calibration)}
         say(f"{len(scores)} scores")
-        again = f"vdd audit {self.file} --data {self.data} --write"
+        beside = f" --teacher {self.teacher}" if self.teacher else ""
+        again = f"vdd audit {self.file} --data {self.data}{beside} --write"
         return Answer(
             data=data,
             text=_describe(self.file, calibration),

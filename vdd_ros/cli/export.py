@@ -33,6 +33,9 @@ class Export:
     """The file to write."""
     density: bool = False
     """Student: also export the covariances, for log q(a|s). Acting does not pay for them."""
+    audit_data: str | None = None
+    """Student, with --density: held-out demonstrations to calibrate the teacher audit with, as
+    `vdd audit POLICY --data ... --write` does."""
     n_action_steps: int | None = None
     """Actions of each predicted chunk that are executed; by default the contract's. A student's
     file holds no others, unless the contract blends overlapping chunks."""
@@ -42,7 +45,8 @@ class Export:
     """Closed-loop rollouts whose figures go into the file, where the contract names a simulated
     task; 0 for none."""
     json: bool = False
-    """Print one JSON object: file, kind, bytes, parity_max_abs, evaluation."""
+    """Print one JSON object: file, kind, bytes, parity_max_abs, evaluation; with --audit-data also
+    audit."""
 
     def run(self) -> Answer:
         """Export."""
@@ -61,6 +65,8 @@ class Export:
                 f"--density: the density of what {self.run_folder} holds ({info.method}) has no "
                 "closed form; leave --density out"
             )
+        if self.audit_data is not None and not self.density:
+            raise VddError("--audit-data: the audit needs the density; add --density")
         # Found out before the rollouts, not after them.
         if self.out.is_dir():
             raise VddError(f"--out: {self.out} is a folder; expected the file to write")
@@ -86,6 +92,12 @@ class Export:
             f"{result.path}: {result.kind}, {result.n_bytes / 1000:.0f} kB, ONNX Runtime within "
             f"{result.parity_max_abs:.1e} of torch"
         )
+        if self.audit_data is not None:
+            from vdd_ros.cli.audit import Audit
+
+            audited = Audit(self.out, data=self.audit_data, level=self.level, write=True).run()
+            data["audit"] = audited.data["audit"]
+            text += f"\n{audited.text}"
         following = (f"vdd inspect {result.path}", f"vdd evaluate {result.path}")
         return Answer(data=data, text=text, next_commands=following)
 

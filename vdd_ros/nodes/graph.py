@@ -139,10 +139,8 @@ def qos_misfits(offered: QoSProfile, asked: QoSProfile) -> list[str]:
         found.append("the publisher's deadline is longer than the subscription's")
     if _endless(offered.liveliness_lease_duration) > _endless(asked.liveliness_lease_duration):
         found.append("the publisher's liveliness lease is longer than the subscription's")
-    if (offered.liveliness, asked.liveliness) == (
-        LivelinessPolicy.AUTOMATIC,
-        LivelinessPolicy.MANUAL_BY_TOPIC,
-    ):
+    manual = LivelinessPolicy.MANUAL_BY_TOPIC
+    if asked.liveliness == manual and offered.liveliness != manual:
         found.append("the publisher's liveliness is automatic, the subscription asks for manual")
     return found
 

@@ -100,7 +100,9 @@ class Watchers:
             node, contract, frame_id=frame_id, size_m=settings.expert_size_m
         )
         self._undo.append(self._markers.destroy)
-        self._audit = self._make_audit(settings.audit, contract, rate_hz)
+        self._settings, self._contract, self._rate_hz = settings, contract, rate_hz
+        self._rows: Any = None
+        self._audit = self._make_audit(auditing)
         ends = [
             End(subscription.topic_name, source.type, subscription.qos_profile, publishes=False)
             for source, subscription in observed
@@ -126,6 +128,12 @@ class Watchers:
         """Begin anew: the node was activated."""
         if self._audit is not None:
             self._audit.forget()
+
+    def replace(self, auditing: Auditing) -> None:
+        """Audit another policy from now on: the loop was given one."""
+        self._auditing = auditing
+        self._audit = self._make_audit(auditing)
+        self._report.warn("teacher audit", "")
 
     @property
     def fault(self) -> str:
@@ -155,26 +163,24 @@ class Watchers:
         """Return why there is no observation yet; empty where there is one of every topic."""
         return "; ".join(s.waiting for s, _ in self._sources if s.stamp_ns == NEVER)
 
-    def _make_audit(
-        self, settings: AuditSettings, contract: PolicyContract, rate_hz: float
-    ) -> TeacherAudit | None:
-        density, calibration = self._auditing.density, self._auditing.calibration
-        if density is None or calibration is None:
+    def _make_audit(self, auditing: Auditing) -> TeacherAudit | None:
+        if auditing.density is None or auditing.calibration is None:
             return None
         audit = TeacherAudit(
-            settings,
-            contract=contract,
-            rate_hz=rate_hz,
-            density=density,
-            calibration=calibration,
+            self._settings.audit,
+            contract=self._contract,
+            rate_hz=self._rate_hz,
+            density=auditing.density,
+            calibration=auditing.calibration,
         )
-        node = self._node
-        subscription = node.create_subscription(
-            Float64MultiArray, settings.topic, self._on_prediction, PREDICTION_QOS
-        )
-        self._undo.append(partial(node.destroy_subscription, subscription))
-        self._rows = node.create_publisher(Float64MultiArray, "~/audit", 10)
-        self._undo.append(partial(node.destroy_publisher, self._rows))
+        if self._rows is None:
+            node = self._node
+            subscription = node.create_subscription(
+                Float64MultiArray, self._settings.audit.topic, self._on_prediction, PREDICTION_QOS
+            )
+            self._undo.append(partial(node.destroy_subscription, subscription))
+            self._rows = node.create_publisher(Float64MultiArray, "~/audit", 10)
+            self._undo.append(partial(node.destroy_publisher, self._rows))
         return audit
 
     def _timer(self, period_s: float, callback: Callable[[], None]) -> Any:  # noqa: ANN401
