@@ -14,7 +14,7 @@ import yaml
 pytest.importorskip("rclpy", reason="the parameter table needs the ROS 2 messages")
 
 from vdd_ros.nodes.declaration import Spec
-from vdd_ros.nodes.parameters import SAMPLER, SELECTION, SHELL, SIM
+from vdd_ros.nodes.parameters import SAMPLER, SELECTION, SHELL, SIM, WATCHED
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = sorted((ROOT / "launch").glob("*.launch.py"))
@@ -118,7 +118,8 @@ def test_executables_are_installed(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "specs"), [("policy", (*SHELL, *SELECTION)), ("teacher", (*SHELL, *SAMPLER))]
+    ("name", "specs"),
+    [("policy", (*SHELL, *SELECTION, *WATCHED)), ("teacher", (*SHELL, *SAMPLER))],
 )
 def test_parameter_files_hold_every_parameter_with_its_type(
     name: str, specs: tuple[Spec, ...]

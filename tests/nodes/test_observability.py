@@ -16,6 +16,7 @@ from sensor_msgs.msg import JointState
 from std_msgs.msg import Float64, Float64MultiArray
 from visualization_msgs.msg import Marker, MarkerArray
 
+from tests.nodes import layouts
 from tests.nodes.robot import DEFAULTS, START, Robot, start_policy
 from tests.policy_files import DenoiserTwin, Graph, MoeTwin, save, tensors
 from vdd_ros.core.config_io import dump_json
@@ -253,7 +254,7 @@ def test_the_audit_is_silent_where_all_is_well_and_finds_a_displaced_sensor(
     """No alarm over 80 samples on states it learnt from; one within 12 once a sensor moved.
 
     The alarm is a fault in the status, so that a standby teacher takes over, and it ends when the
-    sensor is back.
+    sensor is back. With both nodes up, every topic of the committed layouts exists.
     """
     rows: list[dict[str, float]] = []
 
@@ -292,4 +293,9 @@ def test_the_audit_is_silent_where_all_is_well_and_finds_a_displaced_sensor(
     assert level == 2
     assert values["on_drop"] == "hand_over"
     until(lambda: not rows[-1]["alarm"], "the end of the alarm")
+    topics = dict(pair.driver.node.get_topic_names_and_types())
+    for topic, kind in layouts.rviz().items():
+        assert topics.get(topic) == [kind], f"RViz layout: {topic}"
+    in_layouts = {topic for topic, _, _ in layouts.plotjuggler()} | layouts.foxglove()[0]
+    assert in_layouts - set(topics) == set(), "topics that no node has"
     until(lambda: pair.status[max(pair.status)]["fault"] == 0, "the end of the fault")
