@@ -1,4 +1,4 @@
-"""`vdd from-bag` as it is typed."""
+"""`vdd from-bag` and `vdd dry-run` as they are typed."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from vdd_ros.cli.main import main
 from vdd_ros.core.config_io import load_yaml
 from vdd_ros.core.contract import PolicyContract
 from vdd_ros.core.shipped import shipped_file
+from vdd_ros.data.bag_files import Bag
 from vdd_ros.data.demonstrations import Demonstrations
 from vdd_ros.data.npz import load_npz
 from vdd_ros.data.to_bag import write_bag
@@ -77,3 +78,58 @@ def test_from_bag_says_what_to_correct(
     assert main(["from-bag", *given, "--contract", str(CONTRACT), "--out", str(out)]) == 2
     assert said in capsys.readouterr().err
     assert not out.exists()
+
+
+@pytest.fixture(scope="module")
+def student(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    pytest.importorskip("onnx", reason="policy files for tests are made with onnx")
+    from tests.policy_files import make_moe_file
+
+    path = tmp_path_factory.mktemp("policies") / "student.onnx"
+    make_moe_file(path, contract=load_yaml(PolicyContract, CONTRACT), density=True)
+    return path
+
+
+def test_dry_run_compares_and_writes(
+    bag: Path, student: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Figures on standard output and in a file, predictions in a bag beside the recording."""
+    out = tmp_path / "out"
+    words = ["dry-run", str(student), str(bag), "--out", str(out), "--selection", "argmax"]
+    assert main([*words, "--json"]) == 0
+    data = json.loads(capsys.readouterr().out)
+    assert data["compared"] == 60
+    assert [spell["level"] for spell in data["held"]] == ["SAFE"]  # between the episodes
+    assert data["errors"][0]["key"] == "step"
+    assert data["levels"]["CLAMP"] > 0
+    assert set(data["log_likelihood"]) == {"mean", "p1", "p10", "p50", "p90"}
+    assert data["contract"] == "of the policy file"
+    assert json.loads((out / "dry_run.json").read_text())["limits"] == data["limits"]
+    assert "/dry_run/command" in Bag(out / "dry_run").topics
+    assert main([*words, "--json"]) == 2
+    assert "exists already" in capsys.readouterr().err
+    assert main(words[:3]) == 0
+    text = capsys.readouterr().out
+    assert "(60 ticks, by stamp)" in text
+    assert "limited: " in text
+    assert "log q(recorded action | observation)" in text
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["{bag}", "--contract", "pusht"], "dim_obs = 6, the policy was made for 4"),
+        (["{bag}", "--rate-hz", "0"], "rate_hz"),
+        (["{student}"], "a file of type '.onnx'"),
+        (["{bag}", "--namespace", "left"], "topic 'robot_state' of the contract was not recorded"),
+    ],
+)
+def test_dry_run_says_what_to_correct(
+    bag: Path, student: Path, capsys: pytest.CaptureFixture[str], words: list[str], said: str
+) -> None:
+    """Wrong options end with exit status 2 and one message."""
+    given = [word.format(bag=bag, student=student) for word in words]
+    if "pusht" in given:
+        given[-1] = str(shipped_file("config/contracts/pusht.yaml"))
+    assert main(["dry-run", str(student), *given]) == 2
+    assert said in capsys.readouterr().err

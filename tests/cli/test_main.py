@@ -54,7 +54,7 @@ def test_all_commands_are_there() -> None:
     """The names are those of the documentation."""
     assert set(COMMANDS) == {
         "doctor", "demo", "train-teacher", "distill", "evaluate", "export", "inspect", "bench",
-        "compare", "study", "diagnose", "toys", "audit",
+        "compare", "study", "diagnose", "toys", "audit", "from-bag", "dry-run",
     }  # fmt: skip
 
 

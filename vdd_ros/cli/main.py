@@ -25,6 +25,7 @@ from vdd_ros.cli.demo import Demo
 from vdd_ros.cli.diagnose import Diagnose
 from vdd_ros.cli.distill import Distill
 from vdd_ros.cli.doctor import Doctor
+from vdd_ros.cli.dry_run import DryRun
 from vdd_ros.cli.evaluate import Evaluate
 from vdd_ros.cli.export import Export
 from vdd_ros.cli.from_bag import FromBag
@@ -47,6 +48,7 @@ COMMANDS: dict[str, type[Command]] = {
     "compare": Compare,
     "diagnose": Diagnose,
     "from-bag": FromBag,
+    "dry-run": DryRun,
     "study": Study,
     "toys": Toys,
 }

@@ -112,7 +112,7 @@ class Bag:
                     message = None
                     # Whatever the bytes are: to the reader they are no message of this type.
                     with suppress(Exception):
-                        message = types.deserialize_cdr(raw, entry.msgtype)
+                        message = _decoded(types, bytes(raw), entry.msgtype)
                     yield Recorded(entry.topic, entry.msgtype, int(log_ns), bytes(raw), message)
 
     def _add(self, file: Path, name: str, kind: str, count: int) -> None:
@@ -220,6 +220,20 @@ class _Opened:
     ) -> None:
         with suppress(Exception):
             self._reader.close()
+
+
+def _decoded(types: Any, raw: bytes, kind: str) -> Any:  # noqa: ANN401
+    """The message in these bytes; None where they are none.
+
+    rclpy serializes into a buffer that may be larger than the message and leaves zeros behind it,
+    which the library's own entry point refuses.
+    """
+    if raw[:2] not in (b"\x00\x00", b"\x00\x01"):
+        return None
+    definition = types.get_msgdef(kind)
+    read = definition.deserialize_cdr_le if raw[1] else definition.deserialize_cdr_be
+    message, end = read(raw[4:], 0, definition.cls, types)
+    return message if end + 4 <= len(raw) and not any(raw[end + 4 :]) else None
 
 
 def _guarded(file: Path, messages: Iterator[Any]) -> Iterator[Any]:

@@ -123,6 +123,7 @@ class BlackBox:
         self._acted = False
         self._reason: tuple[SafetyLevel, str] | None = None
         self._next_ns = 0
+        self._missed = ""
         self._worker: threading.Thread | None = None
         if self.enabled and importlib.util.find_spec("rosbags") is None:
             self.enabled = False
@@ -165,6 +166,9 @@ class BlackBox:
         before, self._level = self._level, level
         # A robot that has not begun to publish is waited for: that is no fault.
         self._acted |= level <= SafetyLevel.CLAMP
+        if self._missed and not self._writing:
+            why, self._missed = self._missed, ""
+            self.dump(why, now_ns)
         if level == SafetyLevel.SAFE and before != SafetyLevel.SAFE and self._acted:
             self.fault(f"SAFE: {reason}", now_ns)
 
@@ -172,13 +176,16 @@ class BlackBox:
         """Dump, unless the ring was dumped a moment ago: one fault, one bag."""
         if time.monotonic_ns() >= self._next_ns:
             self._next_ns = time.monotonic_ns() + self._span_ns
-            self.dump(why, now_ns)
+            if self._writing:
+                self._missed = why
+            else:
+                self.dump(why, now_ns)
 
     def dump(self, why: str, now_ns: int) -> str:
         """Start to write what is in the ring; return what will happen, in words."""
         if not self.enabled:
             return self.trouble or "the black box is off: black_box.seconds is 0"
-        if self._worker is not None and self._worker.is_alive():
+        if self._writing:
             return "the black box is being written already"
         entries = list(self._ring)
         began_ns = entries[0][1] if entries else now_ns
@@ -187,6 +194,10 @@ class BlackBox:
         )
         self._worker.start()
         return f"writing the last {len(entries)} messages to {self._settings.folder}"
+
+    @property
+    def _writing(self) -> bool:
+        return self._worker is not None and self._worker.is_alive()
 
     def close(self) -> None:
         """Wait for a bag that is being written."""

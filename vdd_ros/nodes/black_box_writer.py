@@ -18,7 +18,10 @@ import sys
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
+
+if TYPE_CHECKING:
+    from rosbags.typesys.store import Typestore
 
 FRAME = struct.Struct("<qHI")
 """Of every frame: time (ns), number of the channel, bytes of the message that follows."""
@@ -77,6 +80,7 @@ def write(order: Order, stream: BinaryIO) -> Path:
                 stamp_ns, channel, size = FRAME.unpack(head)
                 body = stream.read(size)
                 if len(body) == size:
+                    body = _trimmed(types, body, order.channels[channel][1])
                     writer.write(channels[channel], stamp_ns, body)
         # The bag's file has the name of its folder, which is about to change.
         inner = partial / f"{partial.name}.mcap"
@@ -89,6 +93,17 @@ def write(order: Order, stream: BinaryIO) -> Path:
         raise
     _prune(folder, final, order)
     return final
+
+
+def _trimmed(types: Typestore, body: bytes, kind: str) -> bytes:
+    """Cut off what stands behind a message: rclpy serializes into buffers that are too large.
+
+    ROS reads on regardless, other readers of bags take the rest for damage.
+    """
+    definition = types.get_msgdef(kind)
+    read = definition.deserialize_cdr_le if body[1] else definition.deserialize_cdr_be
+    _, end = read(body[4:], 0, definition.cls, types)
+    return body[: 4 + end]
 
 
 def _prune(folder: Path, newest: Path, order: Order) -> None:
