@@ -115,9 +115,9 @@ class Watchers:
         report.listeners.append(self._on_tick)
         sections = [self._timing, self._observations, self._experts, self._audited]
         report.sections.extend(sections if loop_has_experts(auditing) else sections[:2])
-        self._drawing = self._timer(1.0 / settings.experts_rate_hz, self._draw)
+        self._drawing = self.every(1.0 / settings.experts_rate_hz, self._draw)
         self._drawing.cancel()
-        self._timer(WATCH_S, self.look)
+        self.every(WATCH_S, self.look)
 
     def destroy(self) -> None:
         """Remove topics and timers."""
@@ -183,7 +183,8 @@ class Watchers:
             self._undo.append(partial(node.destroy_publisher, self._rows))
         return audit
 
-    def _timer(self, period_s: float, callback: Callable[[], None]) -> Any:  # noqa: ANN401
+    def every(self, period_s: float, callback: Callable[[], None]) -> Any:  # noqa: ANN401
+        """Call back by the steady clock, which goes on when the simulation's stands still."""
         clock = Clock(clock_type=ClockType.STEADY_TIME)
         timer = self._node.create_timer(period_s, callback, clock=clock)
         self._undo.append(partial(self._node.destroy_timer, timer))

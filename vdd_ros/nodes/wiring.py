@@ -250,7 +250,7 @@ class Wiring:
         self._hold = self._timer(1.0 / self._settings.rate_hz, self._on_hold)
         self._beat.cancel()
         self._hold.cancel()
-        self._timer(_SUMMARY_S, self._on_summary)
+        self._watchers.every(_SUMMARY_S, self._on_summary)
 
     def _timer(self, period_s: float, callback: Callable[[], None]) -> Any:  # noqa: ANN401
         timer = self._node.create_timer(period_s, callback)
