@@ -48,7 +48,7 @@ def check_file(path: Path) -> None:
             _check_sqlite(path)
     except PermissionError:
         raise VddError(f"{path}: no permission to read it; change its mode or owner") from None
-    except (OSError, sqlite3.Error, _RefusedError, struct.error) as error:
+    except Exception as error:  # a damaged database may bring up any error, a text that is none
         raise unreadable(path, error) from None
 
 
