@@ -12,7 +12,14 @@ import pytest
 pytest.importorskip("rosbags.rosbag2", reason="bags need the extra [bags]")
 pytest.importorskip("onnx", reason="policy files for tests are made with onnx")
 
-from tests.policy_files import MoeTwin, make_denoiser_file, make_moe_file
+from tests.policy_files import (
+    Graph,
+    MoeTwin,
+    make_denoiser_file,
+    make_moe_file,
+    save,
+    tensors,
+)
 from vdd_ros.core.contract import (
     ActionField,
     Limits,
@@ -26,6 +33,8 @@ from vdd_ros.core.mixture import GaussianMixture, log_softmax
 from vdd_ros.core.safety import SafetyLevel
 from vdd_ros.data.bag_files import Bag, BagWriter
 from vdd_ros.data.demonstrations import Demonstrations
+from vdd_ros.data.npz import read_arrays
+from vdd_ros.data.offline import load_unitree_g1
 from vdd_ros.data.recording import Recording
 from vdd_ros.data.to_bag import write_bag
 from vdd_ros.evaluation.dry_run import DryRun, dry_run
@@ -232,3 +241,45 @@ def test_damaged_messages_are_counted_and_a_foreign_contract_is_refused(tmp_path
     wide = dataclasses.replace(made, n_obs_steps=3)
     with pytest.raises(VddError, match="n_obs_steps = 3, the policy was made for 1"):
         run(twin, first, wide)
+
+
+def test_a_real_robots_recording_is_replayed(tmp_path: Path, shared_data: Path) -> None:
+    """The Unitree G1, 26 joints: a policy that asks for what is measured errs by the tracking."""
+    file = shared_data / "unitree_g1" / "pick_bottle_80.npz"
+    if not file.is_file():
+        pytest.skip(f"no recording at {file}")
+    demos = load_unitree_g1(file).take(np.arange(5))
+    select = tuple(f"position.{name}" for name in read_arrays(file)["names"])
+    made = PolicyContract(
+        name="unitree_g1",
+        rate_hz=30.0,
+        observations=(ObservationField("joints", 26, "joint_states", JOINTS, select),),
+        actions=(ActionField("target", 26, "joint_command", JOINTS, select, measured="joints"),),
+        reset_topic="episode_start",
+    )
+    graph = Graph()
+    graph.op("Unsqueeze", "observation", np.array([1]), out="expert_actions")
+    first = graph.op(
+        "Gather", graph.op("Squeeze", "observation", np.array([1])), np.array([0]), axis=1
+    )
+    graph.op("Mul", first, np.float32(0), out="gating_logits")
+    shapes = {"gating_logits": ["B", 1], "expert_actions": ["B", 1, 1, 26]}
+    model = graph.build({"observation": ["B", 1, 26]}, shapes)
+    sample = demos.observation[:2, None]
+    golden = {
+        "inputs": tensors({"observation": sample}),
+        "outputs": tensors({"gating_logits": np.zeros((2, 1)), "expert_actions": sample[:, None]}),
+        "atol": 1e-6,
+    }
+    provenance = {"format_version": 1, "kind": "moe", "n_experts": 1}
+    policy = save(tmp_path / "p.onnx", model, contract=made, provenance=provenance, golden=golden)
+    bag = write_bag(demos, made, tmp_path / "g1")
+    result = dry_run(load_policy(policy), Recording(Bag(bag), made))
+    assert result.compared == len(demos)
+    tracking = (demos.observation - demos.action).astype(float)
+    assert result.errors[0].rms == pytest.approx(np.sqrt((tracking**2).mean()), rel=1e-6)
+    assert result.errors[0].max == pytest.approx(np.abs(tracking).max(), rel=1e-6)
+    assert result.limits == {}
+    # Between two episodes nothing is published for ten seconds.
+    assert [spell.level for spell in result.held] == ["SAFE"] * 4
+    assert all("stale" in spell.reason for spell in result.held)
