@@ -95,8 +95,8 @@ def test_every_clamp_names_the_component_and_both_values():
     guard.seed(observation(0.9, 0.0))
     decision = guard.act(observation(0.9, 0.0), np.array([5.0, 0.5]))
     assert decision.level is SafetyLevel.CLAMP
-    assert "position limit [0] 5 -> 1" in decision.reason
-    assert "rate limit [1] 0.5 -> 0.2" in decision.reason
+    assert "position limit target[0] 5 -> 1" in decision.reason
+    assert "rate limit target[1] 0.5 -> 0.2" in decision.reason
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
@@ -105,7 +105,7 @@ def test_non_finite_actions_hold_the_measured_position_and_say_where(bad):
     guard.seed(observation(0.1, 0.2))
     decision = guard.act(observation(0.15, 0.2), np.array([0.0, bad]))
     assert decision.level is SafetyLevel.HOLD
-    assert "non-finite action at component 1" in decision.reason
+    assert "non-finite action target[1]" in decision.reason
     np.testing.assert_allclose(decision.command, [0.15, 0.2], atol=1e-6)
 
 
@@ -114,7 +114,7 @@ def test_non_finite_observations_hold_the_last_command():
     guard.seed(observation(0.1, 0.2))
     decision = guard.act(observation(np.nan, 0.2), np.array([0.0, 0.0]))
     assert decision.level is SafetyLevel.HOLD
-    assert "non-finite observation at component 0" in decision.reason
+    assert "non-finite observation position[0]" in decision.reason
     np.testing.assert_allclose(decision.command, [0.1, 0.2], atol=1e-6)
 
 

@@ -213,7 +213,7 @@ def test_a_bad_action_is_held_at_what_was_measured() -> None:
     rig = Rig(lambda w: [[np.nan, 0.0]])
     rig.step(0.3, 0.2)
     np.testing.assert_allclose(rig.sent[-1][1], [0.3, 0.2], atol=1e-7)
-    assert rig.ticks[-1] == (SafetyLevel.HOLD, "non-finite action at component 0")
+    assert rig.ticks[-1] == (SafetyLevel.HOLD, "non-finite action step[0]")
 
 
 def test_a_policy_that_raises_is_a_hold_not_a_crash() -> None:

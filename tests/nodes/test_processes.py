@@ -238,7 +238,7 @@ def test_a_policy_that_breaks_on_the_way_is_held(driver: Driver, files: Path) ->
     start_policy(driver, policy)
     robot.ask(0.5, 0.1)
     command = robot.ask(0.5, -0.1)
-    assert robot.until_reason("non-finite") == "HOLD: non-finite action at component 0, 1"
+    assert robot.until_reason("non-finite") == "HOLD: non-finite action step[0], step[1]"
     assert np.isfinite(command).all()
     assert np.isfinite([c for _, c in robot.commands]).all()
 

@@ -130,8 +130,7 @@ class ControlLoop(Generic[C]):
             self._guard.follow(last)
             self._seeded = True
         elif not problem:
-            self._guard.seed(row)
-            self._seeded = True
+            self._seeded = self._guard.seed(row)
         withheld, self._withheld = self._withheld, None
         if problem or withheld is None:
             self._hold(problem or "took over before the first decision", received)
@@ -246,8 +245,7 @@ class ControlLoop(Generic[C]):
             return
         row = collector.row
         if not self._seeded:
-            self._guard.seed(row)
-            self._seeded = True
+            self._seeded = self._guard.seed(row)
         if self._incoming is not None:
             self._actor, self._incoming = self._incoming, None
             self._replan()

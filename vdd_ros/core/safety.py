@@ -1,8 +1,9 @@
 """The safety ladder: what may leave the node, decided once per tick.
 
 ACT -> CLAMP -> HOLD -> SAFE -> STOP. Every level above ACT carries a reason for people to read.
-Whatever the level, the command that comes out is finite, inside the limits and within one allowed
-step of the command before it: there is one way out of this class and it ends in the limiter.
+Whatever the level, the command that comes out is finite and has passed the limiter: there is one
+way out of this class, and what is guaranteed there (`vdd_ros.core.limiter`) holds for everything
+the node sends.
 """
 
 from __future__ import annotations
@@ -16,6 +17,11 @@ from numpy.typing import NDArray
 
 from vdd_ros.core.contract import PolicyContract, SafetyAction
 from vdd_ros.core.errors import VddError
+from vdd_ros.core.limiter import Limiter
+
+_RETURN_S = 0.25
+"""A start outside the bounds is led back where it takes no longer than this (s); further outside
+it is more likely that the measurement is wrong, or that a person has to move the robot."""
 
 
 class SafetyLevel(IntEnum):
@@ -59,39 +65,58 @@ class SafetyGuard:
         if not (math.isfinite(rate_hz) and rate_hz > 0):
             raise VddError(f"rate_hz: got {rate_hz}, expected a positive number of hertz")
         self._contract = contract
-        self._low = _vector(contract, "min", -np.inf)
-        self._high = _vector(contract, "max", np.inf)
-        self._max_step = _vector(contract, "max_rate", np.inf) / rate_hz
+        self._limiter = Limiter(contract, rate_hz)
         self._max_hold_steps = contract.safety.max_hold_s * rate_hz
+        self._ramp_steps = contract.safety.ramp_s * rate_hz
+        self._outside = self._limiter.step * rate_hz * _RETURN_S
         self._relative = _sources(contract, ("relative_to",))
         self._measured = _sources(contract, ("measured", "relative_to"))
-        self._last: NDArray[np.float64] | None = None
+        self._observed = [f"{o.key}[{i}]" for o in contract.observations for i in range(o.dim)]
+        self._refused = ""
         self._held_steps = 0
+        self._acted_steps = 0
 
     @property
     def last_command(self) -> NDArray[np.float64] | None:
         """The command sent last, the point the next one may not jump from."""
-        return self._last
+        return self._limiter.last
 
-    def seed(self, observation: NDArray[np.floating]) -> None:
+    def seed(self, observation: NDArray[np.floating]) -> bool:
         """Start from the measured state, so that the first command cannot jump.
 
         Components without a measuring observation stay unseeded: their first command is only
-        limited in position.
+        limited in position. A start outside the bounds is led back inside with the allowed step;
+        where it is too far outside, nothing is sent, and False is returned: seed again when the
+        robot was moved.
         """
-        measured = self._measured_command(observation)
-        self._last = None if measured is None else np.clip(measured, self._low, self._high)
-        self._held_steps = 0
+        held = self._held_steps if self._refused else 0
+        self.forget()
+        self._held_steps = held
+        measured = self._measured_values(observation)
+        if measured is None:
+            return True
+        excess = np.maximum(self._limiter.low - measured, measured - self._limiter.high)
+        excess[np.isnan(excess)] = -np.inf
+        if (excess > self._outside).any():
+            worst = int(np.argmax(excess - self._outside))
+            self._refused = (
+                f"start outside the position limit: {self._limiter.names[worst]} is measured "
+                f"outside its bounds, more than {_RETURN_S:g} s away; move the robot inside"
+            )
+            return False
+        self._limiter.start(measured)
+        return True
 
     def follow(self, command: NDArray[np.floating]) -> None:
         """Count limits from a command [D_act] that somebody else sent last."""
-        self._last = np.array(command, dtype=np.float64)
-        self._held_steps = 0
+        self.forget()
+        self._limiter.start(np.array(command, dtype=np.float64))
 
     def forget(self) -> None:
         """Start a new episode: the last command is no reference any more until the next seed."""
-        self._last = None
-        self._held_steps = 0
+        self._limiter.start(None)
+        self._refused = ""
+        self._held_steps = self._acted_steps = 0
 
     def plan(self, actions: NDArray[np.floating]) -> NDArray[np.float64]:
         """Return limited commands [T, D_act] for actions [T, D_act] that follow the last command.
@@ -103,14 +128,12 @@ class SafetyGuard:
         finite = np.isfinite(actions).all(axis=-1)
         usable = actions[: len(actions) if finite.all() else int(np.argmin(finite))]
         commands = np.array(usable, dtype=np.float64)
-        before = self._last
-        for command in commands:
-            if before is not None:
+        limiter, steps = self._limiter.fork(), self._acted_steps
+        for i, wanted in enumerate(commands):
+            if limiter.last is not None:
                 for target, _ in self._relative:
-                    command[target] += before[target]
-                np.clip(command, before - self._max_step, before + self._max_step, out=command)
-            np.clip(command, self._low, self._high, out=command)
-            before = command
+                    wanted[target] += limiter.last[target]
+            commands[i], _ = limiter.next(wanted, self._share(steps + i))
         return commands
 
     def act(
@@ -122,14 +145,17 @@ class SafetyGuard:
         component.
         """
         if not np.isfinite(observation).all():
-            return self.hold(None, f"non-finite observation {_names_of_bad(observation)}")
+            return self.hold(None, f"non-finite observation {_bad(observation, self._observed)}")
         if not np.isfinite(action).all():
-            return self.hold(observation, f"non-finite action {_names_of_bad(action)}")
+            names = self._limiter.names
+            return self.hold(observation, f"non-finite action {_bad(action, names)}")
+        if self._refused:
+            return self.hold(None, self._refused)
         wanted = action.astype(np.float64)
         for target, source in self._relative:
             wanted[target] += observation[source]
-        command, reason = self._limit(wanted)
-        self._last = command
+        command, reason = self._limiter.next(wanted, self._share(self._acted_steps))
+        self._acted_steps += 1
         self._held_steps = 0
         level = SafetyLevel.CLAMP if reason else SafetyLevel.ACT
         return SafetyDecision(command, level, reason)
@@ -137,6 +163,7 @@ class SafetyGuard:
     def hold(self, observation: NDArray[np.floating] | None, reason: str) -> SafetyDecision:
         """Do not act: hold the measured position, or the last command where none is measured."""
         self._held_steps += 1
+        self._acted_steps = 0
         if self._held_steps > self._max_hold_steps:
             return self._stopped(
                 observation, SafetyLevel.SAFE, reason, self._contract.safety.on_stale
@@ -145,12 +172,16 @@ class SafetyGuard:
 
     def stay(self, observation: NDArray[np.floating], reason: str) -> SafetyDecision:
         """Hold the position measured in ``observation`` [D_obs] for as long as it is asked for."""
-        self._held_steps = 0
+        self._held_steps = self._acted_steps = 0
         return self._stopped(observation, SafetyLevel.HOLD, reason, "hold")
 
     def stop(self, observation: NDArray[np.floating] | None, reason: str) -> SafetyDecision:
         """Return the declared stop action, to be sent last."""
         return self._stopped(observation, SafetyLevel.STOP, reason, self._contract.safety.on_stop)
+
+    def _share(self, steps: int) -> float:
+        """Return the share of the allowed step, ``steps`` actions after the start or a hold."""
+        return (steps + 1) / self._ramp_steps if steps + 1 < self._ramp_steps else 1.0
 
     def _stopped(
         self,
@@ -160,46 +191,39 @@ class SafetyGuard:
         action: SafetyAction,
     ) -> SafetyDecision:
         command: NDArray[np.float64] | None
+        last = self._limiter.last
         if action == "none":
+            self._limiter.halt()
+            return SafetyDecision(None, level, reason)
+        if self._refused:
             return SafetyDecision(None, level, reason)
         if action == "zeros":
             command = np.zeros(self._contract.dim_act)
         else:
             usable = observation is not None and bool(np.isfinite(observation).all())
-            command = self._measured_command(observation) if usable else None
-            command = self._last if command is None else command
-        if command is None:
+            command = self._measured_values(observation) if usable else None
+            if command is None:
+                command = last
+            elif np.isnan(command).any():
+                # What is not measured stays where it was sent to.
+                command = None if last is None else np.where(np.isnan(command), last, command)
+        if command is None or np.isnan(command).any():
             return SafetyDecision(None, level, f"{reason}; nothing measured or sent to hold")
-        self._last, _ = self._limit(command)
-        return SafetyDecision(self._last, level, reason)
+        command, _ = self._limiter.next(command, follow=False)
+        return SafetyDecision(command, level, reason)
 
-    def _measured_command(
+    def _measured_values(
         self, observation: NDArray[np.floating] | None
     ) -> NDArray[np.float64] | None:
-        covered = sum(target.stop - target.start for target, _ in self._measured)
-        if observation is None or covered < self._contract.dim_act:
+        """Return what is measured of the command [D_act], NaN where nothing is; None: nothing."""
+        if observation is None or not self._measured:
             return None
-        command = np.empty(self._contract.dim_act)
+        command = np.full(self._contract.dim_act, np.nan)
         for target, source in self._measured:
+            if not np.isfinite(observation[source]).all():
+                return None
             command[target] = observation[source]
-        return command if np.isfinite(command).all() else None
-
-    def _limit(self, wanted: NDArray[np.float64]) -> tuple[NDArray[np.float64], str]:
-        reasons = []
-        command = np.clip(wanted, self._low, self._high)
-        if not np.array_equal(command, wanted):
-            reasons.append(f"position limit {_changed(wanted, command)}")
-        if self._last is not None:
-            stepped = np.clip(command, self._last - self._max_step, self._last + self._max_step)
-            if not np.array_equal(stepped, command):
-                reasons.append(f"rate limit {_changed(command, stepped)}")
-            command = stepped
-        return command, "; ".join(reasons)
-
-
-def _vector(contract: PolicyContract, name: str, default: float) -> NDArray[np.float64]:
-    parts = [getattr(a.limits, name) or (default,) * a.dim for a in contract.actions]
-    return np.array([v for part in parts for v in part], dtype=np.float64)
+        return command
 
 
 def _sources(contract: PolicyContract, roles: tuple[str, ...]) -> list[tuple[slice, slice]]:
@@ -212,10 +236,5 @@ def _sources(contract: PolicyContract, roles: tuple[str, ...]) -> list[tuple[sli
     return pairs
 
 
-def _names_of_bad(values: NDArray[np.floating]) -> str:
-    return f"at component {', '.join(map(str, np.flatnonzero(~np.isfinite(values))))}"
-
-
-def _changed(before: NDArray[np.float64], after: NDArray[np.float64]) -> str:
-    parts = [f"[{i}] {before[i]:.6g} -> {after[i]:.6g}" for i in np.flatnonzero(before != after)]
-    return ", ".join(parts)
+def _bad(values: NDArray[np.floating], names: list[str]) -> str:
+    return ", ".join(names[i] for i in np.flatnonzero(~np.isfinite(values)))
