@@ -6,7 +6,7 @@ import dataclasses
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -102,6 +102,7 @@ def wishes(draw: st.DrawFn) -> list[float]:
 
 
 @settings(max_examples=400, deadline=None)
+@example(Bounds(-100.0, 1.0, 0.0, 0.0, 0.2226672010351919), 0.0, [0.0] * 20)
 @given(bounds=all_bounds(), where=st.floats(0.0, 1.0), wanted=wishes())
 def test_no_wish_leads_out_of_any_limit(bounds: Bounds, where: float, wanted: list[float]) -> None:
     """Position, step, acceleration and jerk, for limits of any proportion."""

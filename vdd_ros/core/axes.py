@@ -307,7 +307,9 @@ class JerkAxis:
             if self._at_once(self._speed, push):
                 return self._stop, -self._speed
             if push != 0.0:
-                return self._stop, push - math.copysign(min(self._jerk, abs(push)), push)
+                # A rest that is only rounding must not cost a tick that the stop does not have.
+                settles = abs(push) <= self._jerk * (1.0 + 2.0 * _SLACK)
+                return self._stop, 0.0 if settles else push - math.copysign(self._jerk, push)
             n = self._duration(abs(self._speed))
             scale = -self._speed / self._capacity(n)
         i += 1
