@@ -251,6 +251,32 @@ def test_the_ring_is_bounded_in_time_and_in_bytes(
     assert len(box) >= 2
 
 
+def test_hand_overs_and_faults_are_dumped_and_starts_are_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever loses or takes the command while acting keeps what led to it, once per spell."""
+    asked: list[str] = []
+    monkeypatch.setattr(BlackBox, "dump", lambda self, why, now_ns: asked.append(why))
+
+    def run(*rows: tuple[SafetyLevel, int, int], seconds: float = 1e-9) -> list[str]:
+        asked.clear()
+        box = make_box(tmp_path, seconds=seconds)
+        for i, (level, commanding, fault) in enumerate(rows):
+            status = np.zeros(len(STATUS_FIELDS))
+            status[STATUS_FIELDS.index("commanding")] = commanding
+            status[STATUS_FIELDS.index("fault")] = fault
+            box.ticked(level, "", status, i)
+        return list(asked)
+
+    stop, act, hold = SafetyLevel.STOP, SafetyLevel.ACT, SafetyLevel.HOLD
+    assert run((stop, 0, 0), (act, 1, 0), (act, 1, 0), (stop, 0, 0)) == []
+    assert run((stop, 0, 0), (act, 1, 0), (hold, 1, 1), (act, 1, 0)) == []
+    lost_and_back = ((stop, 0, 0), (act, 1, 0), (hold, 0, 1), (act, 0, 0), (act, 1, 0))
+    assert run(*lost_and_back) == ["lost the command", "took the command over"]
+    assert run(*lost_and_back, seconds=60.0) == ["lost the command"]
+    assert run((act, 1, 0), (act, 1, 0), (act, 1, 1)) == ["a fault was raised while acting"]
+
+
 def test_a_tick_costs_little(tmp_path: Path) -> None:
     """All that a tick keeps takes a small part of a period at 100 Hz, 26 joints included."""
     box = make_box(tmp_path, seconds=10.0)

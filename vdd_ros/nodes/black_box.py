@@ -115,6 +115,9 @@ class BlackBox:
             self._first_observed + len(observed) + i: sink for i, sink in enumerate(sinks)
         }
         self._status_layout = status_layout
+        labels = status_layout.dim[0].label.split(",")
+        self._flags = [labels.index(n) for n in ("commanding", "fault") if n in labels]
+        self._standing: list[float] = []
         self._say = say
         self._span_ns = round(settings.seconds * 1e9)
         self._ring: deque[Entry] = deque()
@@ -155,7 +158,7 @@ class BlackBox:
     def ticked(
         self, level: SafetyLevel, reason: str, status: NDArray[np.float64], now_ns: int
     ) -> None:
-        """Keep the status row of a tick and its reason where it is news; dump on level SAFE."""
+        """Keep the status row of a tick and its reason where it is news; dump on a fault."""
         if not self.enabled:
             return
         self._keep(now_ns, _STATUS, status.tobytes(), status.nbytes)
@@ -169,8 +172,23 @@ class BlackBox:
         if self._missed and not self._writing:
             why, self._missed = self._missed, ""
             self.dump(why, now_ns)
+        standing, self._standing = self._standing, [float(status[i]) for i in self._flags]
         if level == SafetyLevel.SAFE and before != SafetyLevel.SAFE and self._acted:
             self.fault(f"SAFE: {reason}", now_ns)
+        elif (
+            self._standing != standing
+            and len(standing) == 2
+            and SafetyLevel.STOP not in {before, level}
+        ):
+            self._stands(standing, level, now_ns)
+
+    def _stands(self, before: list[float], level: SafetyLevel, now_ns: int) -> None:
+        """Dump when another node takes the command or gives it back, or a fault is raised."""
+        commanding, fault = self._standing
+        if commanding != before[0]:
+            self.fault("took the command over" if commanding else "lost the command", now_ns)
+        elif fault > before[1] and level <= SafetyLevel.CLAMP:  # a hold has a reason of its own
+            self.fault("a fault was raised while acting", now_ns)
 
     def fault(self, why: str, now_ns: int) -> None:
         """Dump, unless the ring was dumped a moment ago: one fault, one bag."""
