@@ -269,9 +269,12 @@ def _limits(rows: Sequence[Replayed], contract: PolicyContract) -> dict[str, int
         if row.level != SafetyLevel.CLAMP:
             continue
         for part in row.reason.split("; "):
-            kind = part.partition(" [")[0]
-            components = [int(i) for i in re.findall(r"\[(\d+)\] ", part)]
-            counts.update(f"{kind} {labels[i]}" for i in components if i < len(labels))
+            kind = re.split(r" \w*\[\d+\]", part)[0]
+            # Named in the reason, or a place in the whole command.
+            components = re.findall(r"(\w*)\[(\d+)\] ", part)
+            for key, place in components:
+                named = f"{key}[{place}]" if key else labels[int(place)]
+                counts[f"{kind} {named}"] += 1
             if not components:
                 counts[kind] += 1
     return dict(counts.most_common())
