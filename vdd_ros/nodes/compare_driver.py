@@ -108,7 +108,9 @@ def compare(
         VddError: a wrong file, topics that are in use, or a node that died.
     """
     file = PolicyFile.open(student)
-    observation = np.asarray(file.golden.inputs["observation"][0, -1], dtype=np.float64)
+    observation = _inside(
+        file.contract, np.asarray(file.golden.inputs["observation"][0, -1], dtype=np.float64)
+    )
     parameters: dict[str, object] = {"autostart": True, "rate_hz": float(rate_hz)}
     files = {"echo": student, "policy": student, "teacher": teacher}
     with Driver("vdd_compare") as driver:
@@ -176,6 +178,20 @@ class _Turns:
                 self._next_s += late_s  # after a stall go on, without a burst
             while (left_s := self._next_s - time.monotonic()) > 0:
                 self._driver.spin(left_s)
+
+
+def _inside(contract: PolicyContract, observation: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Return the observation with what is commanded moved inside its bounds.
+
+    A node sends nothing to a robot that stands outside them, and a recorded sample may.
+    """
+    inside = observation.copy()
+    for action in contract.actions:
+        limits = action.limits
+        for key in filter(None, (action.measured, action.relative_to)):
+            place = contract.observation_slice(key)
+            inside[place] = np.clip(inside[place], limits.min or -np.inf, limits.max or np.inf)
+    return inside
 
 
 def _lane(
