@@ -55,15 +55,18 @@ def test_all_commands_are_there() -> None:
     assert set(COMMANDS) == {
         "doctor", "demo", "train-teacher", "distill", "evaluate", "export", "inspect", "bench",
         "compare", "study", "diagnose", "toys", "audit", "from-bag", "dry-run",
+        "contract",
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize(
+    "command", [*sorted({*COMMANDS} - {"contract"}), "contract check", "contract from-bag"]
+)
 def test_every_command_explains_itself_and_each_option(
     command: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Help goes to standard output with exit status 0 and has words for every option."""
-    assert cli.main([command, "--help"]) == 0
+    assert cli.main([*command.split(), "--help"]) == 0
     captured = capsys.readouterr()
     assert captured.err == ""
     assert f"usage: vdd {command}" in captured.out

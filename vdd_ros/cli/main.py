@@ -21,6 +21,7 @@ from vdd_ros.cli.audit import Audit
 from vdd_ros.cli.bench import Bench
 from vdd_ros.cli.command import Command, open_standard_streams, say, standard_output_to_error
 from vdd_ros.cli.compare import Compare
+from vdd_ros.cli.contract import Contract
 from vdd_ros.cli.demo import Demo
 from vdd_ros.cli.diagnose import Diagnose
 from vdd_ros.cli.distill import Distill
@@ -46,6 +47,7 @@ COMMANDS: dict[str, type[Command]] = {
     "audit": Audit,
     "bench": Bench,
     "compare": Compare,
+    "contract": Contract,
     "diagnose": Diagnose,
     "from-bag": FromBag,
     "dry-run": DryRun,

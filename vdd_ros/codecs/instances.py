@@ -28,7 +28,7 @@ class DataclassMessages:
         self._classes = classes
 
     def empty(self, type_name: str) -> Any:  # noqa: ANN401
-        """Return a message with every number 0 and every sequence empty.
+        """Return a message with every number at its default and every sequence empty.
 
         Raises:
             VddError: a type without a schema or without a class.
@@ -36,6 +36,8 @@ class DataclassMessages:
         if type_name not in SCHEMAS or type_name not in self._classes:
             raise VddError(f"no message type '{type_name}'{did_you_mean(type_name, SCHEMAS)}")
         values = {name: self._value(kind) for name, kind in SCHEMAS[type_name].items()}
+        if type_name == "geometry_msgs/msg/Quaternion":
+            values["w"] = 1.0  # the one default that is not 0: no rotation
         return self._classes[type_name](**values)
 
     def _value(self, kind: str) -> Any:  # noqa: ANN401

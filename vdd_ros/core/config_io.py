@@ -14,6 +14,7 @@ import dataclasses
 import json
 import math
 import os
+import reprlib
 import tempfile
 import types
 import typing
@@ -25,6 +26,9 @@ import yaml
 from vdd_ros.core.errors import VddError, did_you_mean
 
 T = TypeVar("T")
+
+_SHORT = reprlib.Repr()
+_SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother, _SHORT.maxlong = 3, 61, 61, 61
 
 
 def to_dict(value: Any) -> Any:  # noqa: ANN401 - any JSON-able tree goes in and comes out
@@ -47,25 +51,32 @@ def from_dict(cls: type[T], raw: Any, *, where: str = "config") -> T:  # noqa: A
         where: the name of the source, put in front of every message.
 
     Raises:
-        VddError: unknown or missing key, or a value of the wrong type.
+        VddError: unknown or missing keys, or values of the wrong type: all of them.
     """
     if not isinstance(raw, dict):
         raise VddError(f"{where}: expected a mapping of {cls.__name__} keys, got {_show(raw)}")
     hints = typing.get_type_hints(cls)
     fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
-    for key in raw:
-        if key not in fields:
-            raise VddError(f"{where}: unknown key '{key}'{did_you_mean(str(key), fields)}")
+    problems = [
+        f"{where}: unknown key '{key}'{did_you_mean(str(key), fields)}"
+        for key in raw
+        if key not in fields
+    ]
     kwargs = {}
     for name, field in fields.items():
         if name in raw:
-            kwargs[name] = _convert(hints[name], raw[name], f"{where}.{name}")
+            try:
+                kwargs[name] = _convert(hints[name], raw[name], f"{where}.{name}")
+            except VddError as error:
+                problems.extend(error.args)
         elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
-            raise VddError(f"{where}: missing key '{name}' ({_type_name(hints[name])})")
+            problems.append(f"{where}: missing key '{name}' ({_type_name(hints[name])})")
+    if problems:
+        raise VddError(*problems)
     try:
         return cls(**kwargs)
     except VddError as error:
-        raise VddError(f"{where}: {error}") from None
+        raise VddError(*(f"{where}: {problem}" for problem in error.args)) from None
 
 
 class _Loader(yaml.SafeLoader):
@@ -90,18 +101,32 @@ def load_yaml(cls: type[T], path: str | Path) -> T:
     Raises:
         VddError: the file is missing, is not YAML, or does not fit ``cls``.
     """
+    return from_dict(cls, read_yaml(path, what=cls.__name__), where=str(path))
+
+
+def read_yaml(path: str | Path, *, what: str) -> Any:  # noqa: ANN401
+    """Read a YAML file as plain data, every key once; an empty file is an empty mapping.
+
+    Args:
+        path: the file.
+        what: what it should hold, for the message.
+
+    Raises:
+        VddError: the file is missing or is not YAML.
+    """
     path = Path(path)
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise VddError(f"{path}: no such file; expected a {cls.__name__} YAML file") from None
+        raise VddError(f"{path}: no such file; expected a {what} YAML file") from None
     except (OSError, UnicodeDecodeError) as error:
         raise VddError(f"{path}: cannot be read as text ({error})") from None
     try:
         raw = yaml.load(text, _Loader)
-    except yaml.YAMLError as error:
+    # A date that does not exist and a file nested without end escape the parser as they are.
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise VddError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
-    return from_dict(cls, {} if raw is None else raw, where=str(path))
+    return {} if raw is None else raw
 
 
 def dump_yaml(value: Any) -> str:  # noqa: ANN401
@@ -188,7 +213,7 @@ def _convert(hint: Any, raw: Any, where: str) -> Any:  # noqa: ANN401
     if origin is tuple:
         if not isinstance(raw, (list, tuple)):
             raise VddError(f"{where}: expected a list, got {_show(raw)}")
-        return tuple(_convert(args[0], v, f"{where}[{i}]") for i, v in enumerate(raw))
+        return _items(args[0], raw, where)
     if origin is dict:
         if not isinstance(raw, dict):
             raise VddError(f"{where}: expected a mapping, got {_show(raw)}")
@@ -198,12 +223,29 @@ def _convert(hint: Any, raw: Any, where: str) -> Any:  # noqa: ANN401
     return _scalar(hint, raw, where)
 
 
+def _items(hint: Any, raw: Any, where: str) -> tuple[Any, ...]:  # noqa: ANN401
+    items: list[Any] = []
+    problems: list[Any] = []
+    for i, value in enumerate(raw):
+        try:
+            items.append(_convert(hint, value, f"{where}[{i}]"))
+        except VddError as error:
+            problems.extend(error.args)
+    if problems:
+        raise VddError(*problems)
+    return tuple(items)
+
+
 def _scalar(hint: Any, raw: Any, where: str) -> Any:  # noqa: ANN401
     if hint is float and isinstance(raw, (int, float)) and not isinstance(raw, bool):
+        try:
+            number = float(raw)
+        except OverflowError:  # a whole number of hundreds of digits
+            number = math.inf
         # No range check downstream sees NaN, and JSON carries neither it nor infinity.
-        if not math.isfinite(raw):
-            raise VddError(f"{where}: expected a finite number, got {raw}")
-        return float(raw)
+        if not math.isfinite(number):
+            raise VddError(f"{where}: expected a finite number, got {number}")
+        return number
     if hint is int and isinstance(raw, int) and not isinstance(raw, bool):
         return raw
     if hint in (bool, str) and isinstance(raw, hint):
@@ -231,5 +273,6 @@ def _type_name(hint: Any) -> str:  # noqa: ANN401
 
 
 def _show(raw: Any) -> str:  # noqa: ANN401
-    text = repr(raw)
+    # A few lines of YAML can stand for a billion values: never write out all of them.
+    text = _SHORT.repr(raw)
     return f"{type(raw).__name__} {text if len(text) <= 60 else text[:57] + '...'}"

@@ -11,18 +11,20 @@ declared; the action vector that of the action fields.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 from vdd_ros.core.errors import VddError, did_you_mean
-from vdd_ros.core.operators import parse_operators
+from vdd_ros.core.operators import Operators, parse_operators
 
 Execution = Literal["latest_only", "weighted_average", "average", "conservative"]
 SafetyAction = Literal["hold", "zeros", "none"]
 Reliability = Literal["", "reliable", "best_effort"]
 Durability = Literal["", "volatile", "transient_local"]
 
+_LONGEST = 4096
+"""Most values of a field: more is a mistyped number, and memory laid out for nothing."""
 _DEEPEST = 1000
 """Longest queue of a topic: more is a mistyped number, and minutes of old samples."""
 
@@ -85,33 +87,42 @@ class TopicField:
     """Quality of service of the topic, where the default does not fit."""
 
     def __post_init__(self) -> None:
-        """Check what can be checked of one field alone."""
+        """Check what can be checked of one field alone, and name everything that is wrong."""
+        problems = list(self._problems())
+        if problems:
+            raise VddError(*problems)
+
+    def _problems(self) -> Iterator[str]:
         if not self.key:
-            raise VddError("field key '' is empty; every field has a name")
-        if self.dim < 1:
-            raise VddError(f"field '{self.key}': dim is {self.dim}, expected at least 1")
+            yield "field key '' is empty; every field has a name"
+        if not 1 <= self.dim <= _LONGEST:
+            # What follows lays out vectors of this length.
+            yield f"field '{self.key}': dim is {self.dim}, expected at least 1, at most {_LONGEST}"
+            return
         if self.select and len(self.select) != self.dim:
-            raise VddError(
+            yield (
                 f"field '{self.key}': select names {len(self.select)} values, dim says "
                 f"{self.dim}; expected one path per value"
             )
         if self.topic.startswith("/"):
-            raise VddError(
+            yield (
                 f"field '{self.key}': topic '{self.topic}' is absolute; use a relative name and "
                 "remap it or set a namespace, so that two robots can share a machine"
             )
         if not 0 <= self.qos.depth <= _DEEPEST:
-            raise VddError(
+            yield (
                 f"field '{self.key}': qos.depth is {self.qos.depth}, expected 1 to {_DEEPEST}, or "
                 "0 for the default"
             )
         try:
-            self._check_operators()
+            operators = parse_operators(self.apply, self.dim)
         except VddError as error:
-            raise VddError(f"field '{self.key}': {error}") from None
+            yield f"field '{self.key}': {error}"
+        else:
+            yield from self._operator_problems(operators)
 
-    def _check_operators(self) -> None:
-        parse_operators(self.apply, self.dim)
+    def _operator_problems(self, operators: Operators) -> Iterator[str]:
+        yield from ()
 
 
 @dataclass(frozen=True)
@@ -125,18 +136,18 @@ class ObservationField(TopicField):
     """Older than the newest observation by more than this, the robot holds: the two are not one
     moment. 0: not checked."""
 
-    def __post_init__(self) -> None:
-        """Check the field; NaN would compare as never stale and be acted on for ever."""
-        super().__post_init__()
+    def _problems(self) -> Iterator[str]:
+        yield from super()._problems()
         for name in ("max_age_ms", "max_skew_ms"):
             value = getattr(self, name)
+            # NaN would compare as never stale, and the robot would act on it for ever.
             if not (math.isfinite(value) and value >= 0):
-                raise VddError(
+                yield (
                     f"observation '{self.key}': {name} is {value}, expected a positive number of "
                     "milliseconds, or 0 for no limit"
                 )
         if self.max_skew_ms and not self.max_age_ms:
-            raise VddError(
+            yield (
                 f"observation '{self.key}': max_skew_ms is {self.max_skew_ms}, but with "
                 "max_age_ms 0 the sample may be as old as it likes; give one or the other"
             )
@@ -158,40 +169,35 @@ class ActionField(TopicField):
     threshold: float = 0.5
     """A ``std_msgs/msg/Bool`` is sent true from this value on, in the message's unit."""
 
-    def __post_init__(self) -> None:
-        """Check the field and its limits."""
-        super().__post_init__()
+    def _problems(self) -> Iterator[str]:
+        yield from super()._problems()
         for name in ("min", "max", "max_rate", "max_acceleration", "max_jerk"):
             values = getattr(self.limits, name)
             if values and len(values) != self.dim:
-                raise VddError(
+                yield (
                     f"action '{self.key}': limits.{name} has {len(values)} values, expected "
                     f"{self.dim} (one per component) or none"
                 )
             if any(math.isnan(v) for v in values):
-                raise VddError(f"action '{self.key}': limits.{name} holds NaN")
+                yield f"action '{self.key}': limits.{name} holds NaN"
             if name.startswith("max_") and any(v <= 0 for v in values):
-                raise VddError(
-                    f"action '{self.key}': limits.{name} must be positive, got {list(values)}"
-                )
+                yield f"action '{self.key}': limits.{name} must be positive, got {list(values)}"
         for low, high in zip(self.limits.min, self.limits.max, strict=False):
             if low >= high:
-                raise VddError(
-                    f"action '{self.key}': limits.min {low} is not below limits.max {high}"
-                )
+                yield f"action '{self.key}': limits.min {low} is not below limits.max {high}"
         if not math.isfinite(self.threshold):
-            raise VddError(f"action '{self.key}': threshold is {self.threshold}, not a number")
+            yield f"action '{self.key}': threshold is {self.threshold}, not a number"
         if self.qos.durability == "transient_local":
-            raise VddError(
+            yield (
                 f"action '{self.key}': qos.durability is transient_local; expected volatile: a "
                 "command kept for latecomers moves a robot that was just started"
             )
 
-    def _check_operators(self) -> None:
-        if parse_operators(self.apply, self.dim).clamps:
-            raise VddError(
-                f"apply {list(self.apply)}: a clamp cannot be undone for a command; bound the "
-                "command with limits.min and limits.max"
+    def _operator_problems(self, operators: Operators) -> Iterator[str]:
+        if operators.clamps:
+            yield (
+                f"action '{self.key}': apply {list(self.apply)}: a clamp cannot be undone for a "
+                "command; bound the command with limits.min and limits.max"
             )
 
 
@@ -247,28 +253,35 @@ class PolicyContract:
     """What happens when the policy may not act."""
 
     def __post_init__(self) -> None:
-        """Check the contract in full."""
+        """Check the contract in full, and name everything that does not fit."""
+        problems = list(self._problems())
+        if problems:
+            raise VddError(*problems)
+
+    def _problems(self) -> Iterator[str]:
         if not (math.isfinite(self.rate_hz) and self.rate_hz > 0):
-            raise VddError(f"rate_hz: got {self.rate_hz}, expected a positive number of hertz")
+            yield f"rate_hz: got {self.rate_hz}, expected a positive number of hertz"
         for name in ("n_obs_steps", "horizon", "n_action_steps"):
             if getattr(self, name) < 1:
-                raise VddError(f"{name}: got {getattr(self, name)}, expected at least 1")
+                yield f"{name}: got {getattr(self, name)}, expected at least 1"
         if self.n_action_steps > self.horizon:
-            raise VddError(
+            yield (
                 f"n_action_steps: got {self.n_action_steps}, but the policy predicts only "
                 f"horizon = {self.horizon} actions; expected n_action_steps <= horizon"
             )
+        if self.reset_topic.startswith("/"):
+            yield f"reset_topic: '{self.reset_topic}' is absolute; use a relative name"
         if not self.observations or not self.actions:
-            raise VddError("a contract needs at least one observation and one action field")
-        _check_fields(self.observations)
-        _check_fields(self.actions)
-        if not any(observation.max_age_ms for observation in self.observations):
-            raise VddError(
+            yield "a contract needs at least one observation and one action field"
+        yield from _check_fields(self.observations)
+        yield from _check_fields(self.actions)
+        if self.observations and not any(entry.max_age_ms for entry in self.observations):
+            yield (
                 "every observation has max_age_ms 0; at least one needs an age limit, or nobody "
                 "would notice that the robot fell silent"
             )
         for action in self.actions:
-            self._check_action(action)
+            yield from self._check_action(action)
 
     @property
     def dim_obs(self) -> int:
@@ -293,32 +306,32 @@ class PolicyContract:
         """Return where the action field ``key`` stands in the action vector."""
         return _slice(self.actions, key)
 
-    def _check_action(self, action: ActionField) -> None:
+    def _check_action(self, action: ActionField) -> Iterator[str]:
         dims = {o.key: o.dim for o in self.observations}
         for role in ("relative_to", "measured"):
             key = getattr(action, role)
             if key and key not in dims:
-                raise VddError(
+                yield (
                     f"action '{action.key}': {role} names no observation '{key}'"
                     f"{did_you_mean(key, dims)}"
                 )
-            if key and dims[key] != action.dim:
-                raise VddError(
+            elif key and dims[key] != action.dim:
+                yield (
                     f"action '{action.key}' has {action.dim} values but its {role} '{key}' has "
                     f"{dims[key]}; expected the same number"
                 )
 
 
-def _check_fields(fields: Sequence[TopicField]) -> None:
+def _check_fields(fields: Sequence[TopicField]) -> Iterator[str]:
     seen: set[str] = set()
     first: dict[str, TopicField] = {}
     for entry in fields:
         if entry.key in seen:
-            raise VddError(f"field key '{entry.key}' is used twice; keys are unique")
+            yield f"field key '{entry.key}' is used twice; keys are unique"
         seen.add(entry.key)
         other = first.setdefault(entry.topic, entry)
         if entry.topic and other.qos != entry.qos:
-            raise VddError(
+            yield (
                 f"fields '{other.key}' and '{entry.key}' share topic '{entry.topic}' but not its "
                 "qos; a topic is subscribed once: give both the same"
             )

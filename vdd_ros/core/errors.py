@@ -13,7 +13,14 @@ from collections.abc import Iterable
 
 
 class VddError(ValueError):
-    """Something the user can fix; the message names the value, the expectation and the remedy."""
+    """Something the user can fix; the message names the value, the expectation and the remedy.
+
+    Where several things are wrong at once, each is one of ``args``.
+    """
+
+    def __str__(self) -> str:
+        """Return all that is wrong."""
+        return "; ".join(str(problem) for problem in self.args)
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

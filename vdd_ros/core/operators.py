@@ -93,7 +93,8 @@ def parse_operators(texts: Sequence[str], dim: int) -> Operators:
             continue
         factor, summand = _affine(name, numbers)
         scale, offset = scale * factor, offset * factor + summand
-        ends = low * factor + summand, high * factor + summand
+        with np.errstate(invalid="ignore"):  # infinity times a zero that is refused below
+            ends = low * factor + summand, high * factor + summand
         low, high = np.minimum(*ends), np.maximum(*ends)
     size = np.abs(scale)
     if not (np.isfinite(offset).all() and ((size > _SMALLEST) & (size < _LARGEST)).all()):
