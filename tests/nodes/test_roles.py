@@ -8,7 +8,7 @@ from collections import deque
 from dataclasses import dataclass, field
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 pytest.importorskip("rclpy")
@@ -280,6 +280,14 @@ EVENTS = st.tuples(
 )
 
 
+@example(
+    events=[("stop", False, 0.5, 1.0), ("stop", True, 23.75, 3.1875)]
+    + [("stop", False, 1.0, wait) for wait in (1.25, 1.25, 2.5, 2.25, 2.75, 4.25, 6.125)]
+    + [("stop", False, 2.0, 1.75)],
+    delay=0,
+    first=True,
+    phase=0,
+)
 @settings(max_examples=400, deadline=None)
 @given(
     events=st.lists(EVENTS, max_size=12),

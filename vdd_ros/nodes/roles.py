@@ -32,7 +32,8 @@ was sent for 0.35 P. The rules:
 6. **Terms.** Taking raises the term. A commanding node that hears of a commander with a higher
    term, or with its own if it is the standby, goes quiet at once.
 7. A standby never takes from a node it has not heard commanding: it does not start a robot. A
-   command node that hears nobody starts when the time for discovery is over.
+   command node that is ready and has heard neither a partner nor anybody's command since it was
+   activated starts after ``listen_s``: nodes may need seconds to find each other.
 
 What is guaranteed. Between rules 4 and 5 no time matters: rows arrive in the order they were
 sent, so the standby takes by rule 5 only after a newer row than the one its own reply (rule 4)
@@ -55,8 +56,9 @@ from __future__ import annotations
 from typing import Literal, NamedTuple
 
 Role = Literal["command", "standby"]
-Move = Literal["", "take", "tell"]
-"""What the node has to do now: nothing, send its first command (and a row), or send a row."""
+Move = Literal["", "take", "begin", "tell"]
+"""What the node has to do now: nothing; take the command of one that fell silent, whose robot is
+waiting; begin with the next tick, as the other answered this one; or just send a row."""
 
 _LEASE = 1.2
 _HEARTBEAT = 0.35
@@ -85,7 +87,7 @@ class Membership:
     """One node's part in the protocol above."""
 
     def __init__(
-        self, role: Role, *, rate_hz: float, healthy_s: float = 2.0, start_s: float = 0.0
+        self, role: Role, *, rate_hz: float, healthy_s: float = 2.0, listen_s: float = 0.0
     ) -> None:
         """Begin quiet.
 
@@ -93,7 +95,7 @@ class Membership:
             role: command or standby.
             rate_hz: control rate.
             healthy_s: how long the other has to be ready before a standby gives the command back.
-            start_s: how long a command node listens before it believes that it is alone.
+            listen_s: how long a command node listens before it believes that it is alone.
         """
         period_s = max(1.0 / rate_hz, _SHORTEST_PERIOD_S)
         self.role: Role = role
@@ -107,7 +109,7 @@ class Membership:
         self._lease_ns = _LEASE * self._period_ns
         self._heartbeat_ns = _HEARTBEAT * self._period_ns
         self._healthy_ns = healthy_s * 1e9
-        self._start_ns = max(start_s * 1e9, _START_PERIODS * self._period_ns)
+        self._start_ns = max(listen_s * 1e9, _START_PERIODS * self._period_ns)
         self._term = 0.0
         self._active = False
         self.activate(0)
@@ -154,7 +156,7 @@ class Membership:
 
     def may_send(self, now_ns: int) -> bool:
         """Tell whether a command may go out at this very moment; see rule 1."""
-        if self.commanding and not self.alone and now_ns - self._sent_ns > self._lease_ns:
+        if self.commanding and self._heard and now_ns - self._sent_ns > self._lease_ns:
             self._quiet("overslept, may have been replaced")
             self._acted = False
         return self.commanding
@@ -188,9 +190,9 @@ class Membership:
             return ""
         if self.role == "command":
             released = 0 < self._offered_us <= row.heard_us
-            return self._take("the standby is quiet and knows it") if released else ""
+            return self._take("the standby is quiet and knows it", "begin") if released else ""
         if self._heard_commanding and not row.ready and self.ready:
-            return self._take("the partner cannot command")
+            return self._take("the partner cannot command", "begin")
         return ""
 
     def on_command(self, now_ns: int) -> None:
@@ -250,14 +252,15 @@ class Membership:
     def _may_start(self, now_ns: int) -> bool:
         if self._heard:
             return self.role == "command" or self._heard_commanding
-        return self.role == "command" and now_ns - self._started_ns >= self._start_ns
+        listened = now_ns - self._started_ns >= self._start_ns
+        return self.role == "command" and self.ready and listened
 
-    def _take(self, why: str) -> Move:
+    def _take(self, why: str, move: Move = "take") -> Move:
         self.commanding = True
         self._term = max(self._term, self._other.term) + 1
         self.why = why
         self._spell_ns = None
-        return "take"
+        return move
 
     def _quiet(self, why: str) -> None:
         self.commanding = False
