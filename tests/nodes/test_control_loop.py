@@ -273,6 +273,37 @@ def test_a_stamp_from_the_future_is_a_clock_that_is_wrong() -> None:
     assert "synchronise the clocks" in rig.ticks[-1][1]
 
 
+@pytest.mark.parametrize("ahead_ms", [-5_000, 5_000])
+def test_one_stamp_off_the_clock_does_not_make_the_loop_forget(ahead_ms: int) -> None:
+    """Only the robot's clock set back begins anew: the last command is held, limits count on."""
+    rig = Rig(still)
+    rig.step()
+    rig.state(0.9, 0.9, stamp=rig.now + ahead_ms * MS)
+    assert rig.sent[-1][1] == rig.sent[0][1]
+    rig.step(0.9, 0.9)
+    np.testing.assert_allclose(rig.sent[-1][1], [0.1, 0.1])
+    assert [level for level, _ in rig.ticks][-2:] == [SafetyLevel.HOLD, SafetyLevel.CLAMP]
+
+
+def test_a_sample_stamped_ahead_does_not_hide_those_after_it() -> None:
+    """One stamp within the limits but ahead of its time costs no answer; order still counts."""
+    rig = Rig(still)
+    rig.step()
+    rig.state(0.0, 0.0, stamp=rig.now + 8 * PERIOD)
+    for _ in range(4):
+        rig.step()
+        rig.state(0.0, 0.0, stamp=rig.now - PERIOD // 2)
+    assert len(rig.sent) == 6
+
+
+def test_a_stamp_before_1970_is_stale() -> None:
+    """Not even the one that stands for "no sample yet" inside."""
+    rig = Rig(still)
+    rig.step()
+    rig.state(0.0, 0.0, stamp=-1)
+    assert "stale" in rig.ticks[-1][1]
+
+
 def test_a_missing_joint_is_named() -> None:
     """The reason says which joint is missing and which are there."""
     rig = Rig(still)

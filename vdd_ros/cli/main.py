@@ -32,6 +32,7 @@ from vdd_ros.cli.export import Export
 from vdd_ros.cli.from_bag import FromBag
 from vdd_ros.cli.inspect import Inspect
 from vdd_ros.cli.study import Study
+from vdd_ros.cli.torture import Torture
 from vdd_ros.cli.toys import Toys
 from vdd_ros.cli.train import TrainTeacher
 from vdd_ros.core.errors import VddError, did_you_mean
@@ -53,6 +54,7 @@ COMMANDS: dict[str, type[Command]] = {
     "dry-run": DryRun,
     "study": Study,
     "toys": Toys,
+    "torture": Torture,
 }
 _ABOUT = (
     "Distils a diffusion policy into a Mixture of Experts that needs one network pass per action, "

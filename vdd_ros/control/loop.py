@@ -236,10 +236,15 @@ class ControlLoop(Generic[C]):
             paced_ns: the time that ticks are counted by; the observation's stamp by default.
         """
         collector, tick, clock = self.collector, self.tick, time.perf_counter_ns
-        problem = collector.problem(now_ns) or collector.non_finite()
+        problem = collector.problem(now_ns)
         stamp_ns = collector.take()
-        if not self._follows(stamp_ns if paced_ns == NEVER else paced_ns):
+        if problem:
+            # A stamp that does not fit the clock says nothing about which samples follow.
+            self._hold(problem, received, stamp_ns)
             return
+        if not self._follows(stamp_ns if paced_ns == NEVER else paced_ns, now_ns):
+            return
+        problem = collector.non_finite()
         if problem:
             self._hold(problem, received, stamp_ns)
             return
@@ -278,17 +283,19 @@ class ControlLoop(Generic[C]):
             return self._guard.stay(self._paused_at, "paused")
         return self._guard.act(row, action)
 
-    def _follows(self, stamp_ns: int) -> bool:
+    def _follows(self, stamp_ns: int, now_ns: int) -> bool:
         """Tell whether a tick is newer than the last one; count those missing between them."""
         last_ns = self._last_stamp_ns
         if last_ns != NEVER:
             gap_ns = stamp_ns - last_ns
             if gap_ns <= 0:
-                if -gap_ns < self.collector.max_age_ns:
+                if -gap_ns >= self.collector.max_age_ns:
+                    # The clock was set back: a bag loops, or the simulation was restarted. The
+                    # sample that shows it is in the vector already and stays.
+                    self._forget()
+                elif not stamp_ns <= now_ns < last_ns:
                     return False  # the same sample again, or one that was overtaken
-                # The clock was set back: a bag loops, or the simulation was restarted. The sample
-                # that shows it is in the vector already and stays.
-                self._forget()
+                # Else the last one was stamped ahead of its time, and this one is right.
             elif gap_ns > _MISSED_GAP * self._period_ns:
                 self.tick.missed += round(gap_ns / self._period_ns) - 1
         self._last_stamp_ns = stamp_ns

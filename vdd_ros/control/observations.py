@@ -94,7 +94,8 @@ class ObservationCollector:
             VddError: the message lacks a value the contract selects.
         """
         reader = source.reader
-        stamp_ns = (stamp_of(message) or now_ns) if reader.stamped else now_ns
+        # Before 1970 is stale, never mistaken for "no sample yet".
+        stamp_ns = max(stamp_of(message) or now_ns, 1) if reader.stamped else now_ns
         # Older by more than an age: the clock was set back, and the limit means nothing any more.
         if 0 <= self._not_before_ns - stamp_ns < self.max_age_ns:
             return False

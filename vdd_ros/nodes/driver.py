@@ -91,9 +91,12 @@ class Driver:
         namespace: str = "",
         ends: bool = False,
     ) -> NodeProcess:
-        """Start a node of this package in the same domain; ``ends``: exit code 0 is expected."""
+        """Start a node in the same domain; ``ends``: exit code 0 is expected.
+
+        A module without a dot is one of this package's nodes.
+        """
         process = NodeProcess(
-            f"vdd_ros.nodes.{module}",
+            module if "." in module else f"vdd_ros.nodes.{module}",
             parameters=parameters,
             namespace=namespace,
             environment=self._environment,

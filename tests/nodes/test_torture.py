@@ -1,0 +1,146 @@
+"""The campaign: its judge finds bad nodes, and its faults run end to end on a good one."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.nodes.robot import avoiding
+from vdd_ros.cli.main import main
+from vdd_ros.core.errors import VddError
+from vdd_ros.nodes.driver import Driver
+from vdd_ros.nodes.torture.campaign import Report, Row, as_markdown, chosen, run_campaign
+from vdd_ros.nodes.torture.judge import GRACE_S, PATIENCE_S, SEED_S, Findings, Judge
+from vdd_ros.nodes.torture.registry import FAULTS
+from vdd_ros.nodes.torture.rig import Rig, RigSettings
+
+RATE_HZ = 100.0
+STEP = 0.7 / RATE_HZ
+
+
+def _watched(driver: Driver, habit: str) -> Findings:
+    settings = RigSettings(
+        rate_hz=RATE_HZ, module="tests.nodes.bad_node", parameters={"habit": habit}
+    )
+    rig = Rig(driver, avoiding(), settings, np.random.default_rng(0))
+    try:
+        rig.start()
+        rig.judge.label = habit
+        rig.ticks(70)
+        rig.rest(PATIENCE_S + GRACE_S)
+        return rig.judge.finding(habit)
+    finally:
+        rig.end()
+
+
+@pytest.mark.parametrize(
+    ("habit", "what"),
+    [
+        ("none", ""),
+        ("jumps", "outside"),
+        ("leaves", "outside"),
+        ("nan", "outside"),
+        ("loses", "lost"),
+        ("holds", "silent"),
+        ("holds, with a reason", ""),
+    ],
+)
+def test_the_judge_finds_what_a_bad_node_does(driver: Driver, habit: str, what: str) -> None:
+    """Over real topics: what is wrong is counted, what is right is not."""
+    found = _watched(driver, habit)
+    counts = {"outside": found.outside, "lost": found.lost, "silent": found.silent}
+    wrong = {name for name, count in counts.items() if count}
+    # A tick that is lost without a hold is silent, too.
+    assert wrong == ({what, "silent"} if what == "lost" else {what} - {""}), found.examples
+    assert bool(found.examples) == bool(what)
+
+
+def test_a_step_is_measured_from_the_command_before() -> None:
+    """Two steps in one are out of limits; the same way in two commands is not."""
+    judge = Judge(avoiding(), rate_hz=RATE_HZ)
+    for stamp, y in enumerate((0.0, STEP, 2 * STEP, 4 * STEP), start=1):
+        judge.command(stamp, (0.5, y), 0.01 * stamp)
+    assert judge.finding().outside == 1
+    assert "too far" in judge.finding().examples[0]
+
+
+def test_only_a_node_that_forgot_may_start_from_where_the_robot_is() -> None:
+    """And only with the observation it answers, once, and for a short time."""
+    for delay_s, reborn, start, outside in (
+        (0.1, True, 0.3, 0),
+        (0.1, True, 0.2, 1),
+        (0.1, False, 0.3, 1),
+        (SEED_S + 1.0, True, 0.3, 1),
+    ):
+        judge = Judge(avoiding(), rate_hz=RATE_HZ)
+        judge.command(1, (0.5, 0.0), 0.0)
+        if reborn:
+            judge.reborn(1.0)
+        judge.sent(2, (0.5, 0.3), 1.0 + delay_s)
+        judge.command(2, (0.5, start + STEP / 2), 1.0 + delay_s)
+        assert judge.finding().outside == outside
+        if not outside:
+            judge.sent(3, (0.5, 0.0), 1.1 + delay_s)
+            judge.command(3, (0.5, 0.0), 1.1 + delay_s)
+            assert judge.finding().outside == 1
+
+
+def test_a_hold_needs_a_command_that_holds() -> None:
+    """A reason alone leaves a driver without a command."""
+    judge = Judge(avoiding(), rate_hz=RATE_HZ)
+    judge.command(1, (0.5, 0.0), 0.0)
+    judge.status(2, 2, 0.1)
+    judge.reason("HOLD: stale", 0.1)
+    judge.settle(10.0)
+    assert (judge.finding().lost, judge.finding().silent) == (1, 0)
+
+
+def test_every_kind_says_what_it_does_and_what_detection_means() -> None:
+    """The table of definitions has no empty cell, and --list names every kind."""
+    for name, fault in FAULTS.items():
+        assert name == fault.name == name.lower().replace(" ", "-")
+        assert min(len(fault.injects), len(fault.detection), len(fault.recovery)) > 8
+        assert fault.count > 0
+    assert [fault.name for fault in chosen([])] == list(FAULTS)
+    with pytest.raises(VddError, match="no fault 'nann'"):
+        chosen(["nann"])
+
+
+def test_what_is_wrong_fails_the_campaign() -> None:
+    """One of each is enough, and so is a kind that was never injected."""
+    good = {"injected": 2, "planned": 2, "detected": 2, "recovered": 2}
+    assert Row("nan", **good).passed
+    for wrong in ("outside", "lost", "crashes", "silent"):
+        assert not Row("nan", **good, **{wrong: 1}).passed
+    for short in ("detected", "recovered"):
+        assert not Row("nan", **(good | {short: 1})).passed
+    assert not Row("nan").passed
+    report = Report(0, 100.0, 1.0, (Row("nan", **good), Row("huge-values")), 10)
+    assert not report.passed
+    assert "**FAIL**" in as_markdown(report, "vdd torture")
+
+
+def test_some_faults_end_to_end() -> None:
+    """The shipped student is told in time, loses nothing, and acts again."""
+    names = ["missing-joint", "joint-order", "nan", "stale-stamp"]
+    report = run_campaign(chosen(names), minutes=1.0, seed=3, rate_hz=RATE_HZ, scale=0.1)
+    assert [row.fault for row in report.rows] == names
+    assert report.injected == 16
+    assert report.commands > 100
+    assert report.passed, as_markdown(report, "test")
+
+
+def test_the_command(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """A bounded run prints one object, writes the table, and its exit status is the verdict."""
+    table = tmp_path / "table.md"
+    words = ["--faults", "infinite", "--minutes", "0.02", "--markdown", str(table), "--json"]
+    assert main(["torture", *words]) == 0
+    answer = json.loads(capfd.readouterr().out)
+    assert answer["passed"]
+    assert 1 <= answer["rows"][0]["injected"] < answer["rows"][0]["planned"]
+    assert "| infinite |" in table.read_text()
+    assert main(["torture", "--minutes", "0"]) == 2
+    assert main(["torture", "--faults", "nothing"]) == 2

@@ -1,0 +1,272 @@
+"""The campaign: every kind of fault in a seeded order, within a bounded time, counted."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from vdd_ros.core.config_io import load_yaml
+from vdd_ros.core.contract import PolicyContract
+from vdd_ros.core.errors import VddError, did_you_mean
+from vdd_ros.core.shipped import shipped_file
+from vdd_ros.nodes.driver import Driver
+from vdd_ros.nodes.torture.benches import BENCHES
+from vdd_ros.nodes.torture.faults import Fault, Outcome
+from vdd_ros.nodes.torture.judge import GRACE_S, PATIENCE_S, Findings
+from vdd_ros.nodes.torture.registry import FAULTS
+from vdd_ros.nodes.torture.rig import Rig
+
+_TAIL_LINES = 6
+
+
+@dataclass
+class Row:
+    """What came out for one kind of fault."""
+
+    fault: str
+    """Its name."""
+    injected: int = 0
+    """Times it was injected."""
+    planned: int = 0
+    """Times it should have been; more than ``injected`` where the time was over before."""
+    detected: int = 0
+    """Times it was told of, as its definition says."""
+    detect_p50_ms: float | None = None
+    """Median time from injection to detection; None where nothing was detected."""
+    detect_max_ms: float | None = None
+    """The longest."""
+    outside: int = 0
+    """Commands out of limits; must be 0."""
+    lost: int = 0
+    """Observations that were due an answer and got none; must be 0."""
+    recovered: int = 0
+    """Times the node acted again."""
+    crashes: int = 0
+    """Times the node ended though nobody ended it; must be 0."""
+    silent: int = 0
+    """Holds without a published reason; must be 0."""
+    examples: list[str] = field(default_factory=list)
+    """What was wrong, in words: the first few."""
+
+    @property
+    def passed(self) -> bool:
+        """Tell whether nothing was wrong and everything was detected and recovered from."""
+        wrong = self.outside or self.lost or self.crashes or self.silent
+        whole = self.injected == self.detected == self.recovered
+        return not wrong and whole and self.injected > 0
+
+
+@dataclass(frozen=True)
+class Report:
+    """The result of a campaign."""
+
+    seed: int
+    rate_hz: float
+    seconds: float
+    """How long it took."""
+    rows: tuple[Row, ...]
+    commands: int
+    """Commands that were checked."""
+
+    @property
+    def injected(self) -> int:
+        """All injections."""
+        return sum(row.injected for row in self.rows)
+
+    @property
+    def passed(self) -> bool:
+        """Tell whether every kind passed."""
+        return bool(self.rows) and all(row.passed for row in self.rows)
+
+
+def chosen(names: Sequence[str]) -> list[Fault]:
+    """Return the kinds of these names, or all.
+
+    Raises:
+        VddError: no such kind.
+    """
+    for name in names:
+        if name not in FAULTS:
+            raise VddError(f"no fault '{name}'{did_you_mean(name, FAULTS)}")
+    return [FAULTS[name] for name in names] if names else list(FAULTS.values())
+
+
+def run_campaign(
+    faults: Sequence[Fault],
+    *,
+    minutes: float,
+    seed: int,
+    rate_hz: float,
+    scale: float = 1.0,
+    say: Callable[[str], None] = lambda text: None,
+) -> Report:
+    """Run the campaign in a ROS domain of its own, on this machine only.
+
+    Args:
+        faults: which kinds.
+        minutes: it ends by then, whatever is left.
+        seed: decides the order and everything random in the faults.
+        rate_hz: observations per second.
+        scale: multiplies how often each kind is injected; once at least.
+        say: told how far it is.
+
+    Raises:
+        VddError: a node does not start.
+    """
+    begun = time.monotonic()
+    end_s = begun + 60.0 * minutes
+    rows = {f.name: Row(f.name, planned=max(1, round(f.count * scale))) for f in faults}
+    times: dict[str, list[float]] = {f.name: [] for f in faults}
+    commands = 0
+    groups: dict[str, list[Fault]] = {}
+    for fault in faults:
+        groups.setdefault(fault.bench, []).append(fault)
+    rng = np.random.default_rng(seed)
+    for position, (bench, members) in enumerate(groups.items()):
+        # What a group does not use of its share is the next one's.
+        left = list(groups.values())[position:]
+        weight = [sum(f.cost_s * rows[f.name].planned for f in group) for group in left]
+        share_s = (end_s - time.monotonic()) * weight[0] / max(sum(weight), 1e-9)
+        say(f"{bench}: {', '.join(f.name for f in members)}")
+        stop_s = time.monotonic() + share_s
+        commands += _run_group(bench, members, rows, times, rng, stop_s, rate_hz, say)
+    for name, row in rows.items():
+        if times[name]:
+            row.detect_p50_ms = float(np.median(times[name]) * 1e3)
+            row.detect_max_ms = float(max(times[name]) * 1e3)
+    seconds = time.monotonic() - begun
+    return Report(seed, rate_hz, seconds, tuple(rows.values()), commands)
+
+
+def _run_group(
+    bench: str,
+    members: list[Fault],
+    rows: Mapping[str, Row],
+    times: Mapping[str, list[float]],
+    rng: np.random.Generator,
+    stop_s: float,
+    rate_hz: float,
+    say: Callable[[str], None],
+) -> int:
+    """Run the kinds of one bench, mixed; return how many commands were checked."""
+    contract = load_yaml(PolicyContract, shipped_file("config/contracts/avoiding.yaml"))
+    with (
+        Driver("torture", own_domain=True) as driver,
+        BENCHES[bench](driver, contract, rate_hz, rng) as rig,
+    ):
+        rig.start()
+        for fault in _order(members, rows, rng):
+            row = rows[fault.name]
+            if time.monotonic() > stop_s and row.injected:
+                continue
+            rig.judge.label = fault.name
+            outcome = _injected(fault, rig, row)
+            row.injected += 1
+            row.recovered += outcome.recovered
+            if outcome.detected_s is not None:
+                row.detected += 1
+                times[fault.name].append(outcome.detected_s)
+            if not outcome.recovered:
+                say(f"{fault.name}: not recovered, the node is started again")
+                row.examples.append(f"not recovered; last lines: {_tail(rig)}")
+                rig.restart()
+        rig.rest(GRACE_S + PATIENCE_S + 0.1)
+        for fault in members:
+            _charge(rows[fault.name], rig.judge.finding(fault.name))
+        return rig.judge.commands
+
+
+def _order(members: list[Fault], rows: Mapping[str, Row], rng: np.random.Generator) -> list[Fault]:
+    """Each kind once, then all the others, mixed: one fault must not hide behind another."""
+    first = [members[i] for i in rng.permutation(len(members))]
+    rest = [fault for fault in members for _ in range(rows[fault.name].planned - 1)]
+    return first + [rest[i] for i in rng.permutation(len(rest))]
+
+
+def _injected(fault: Fault, rig: Rig, row: Row) -> Outcome:
+    try:
+        outcome = fault.inject(rig)
+    except VddError as error:
+        row.examples.append(str(error))
+        outcome = Outcome(None, recovered=False)
+    if not rig.alive:
+        row.crashes += 1
+        row.examples.append(f"the node ended; last lines: {_tail(rig)}")
+        return Outcome(outcome.detected_s, recovered=False)
+    return outcome
+
+
+def _tail(rig: Rig) -> str:
+    return rig.process.tail(_TAIL_LINES) if rig.process is not None else "none"
+
+
+def _charge(row: Row, finding: Findings) -> None:
+    row.outside += finding.outside
+    row.lost += finding.lost
+    row.silent += finding.silent
+    row.examples += finding.examples
+
+
+def as_markdown(report: Report, command: str) -> str:
+    """Return the table of a report with the definitions of its kinds."""
+    lines = [
+        "# What `vdd torture` found",
+        "",
+        f"`{command}`: {report.injected} injections of {len(report.rows)} kinds in "
+        f"{report.seconds / 60:.1f} minutes at {report.rate_hz:g} Hz, {report.commands} commands "
+        f"checked. **{'PASS' if report.passed else 'FAIL'}**",
+        "",
+        "| " + " | ".join(HEADER) + " |",
+        "|---" + "|---:" * (len(HEADER) - 1) + "|",
+        *("| " + " | ".join(cells(row)) + " |" for row in report.rows),
+        "",
+        "| fault | what is injected | what counts as detected | what counts as recovered |",
+        "|---|---|---|---|",
+    ]
+    for row in report.rows:
+        fault = FAULTS[row.fault]
+        texts = (fault.name, fault.injects, fault.detection, fault.recovery)
+        lines.append("| " + " | ".join(texts) + " |")
+    wrong = [row for row in report.rows if row.examples]
+    if wrong:
+        lines += ["", "What was wrong, the first few of each:", ""]
+        lines += [f"- {row.fault}: {' '.join(row.examples[0].split())}" for row in wrong]
+    return "\n".join(lines) + "\n"
+
+
+HEADER = (
+    "fault",
+    "injected",
+    "detected",
+    "p50 ms",
+    "max ms",
+    "out of limits",
+    "lost",
+    "silent holds",
+    "crashes",
+    "recovered",
+    "",
+)
+"""Columns of the table."""
+
+
+def cells(row: Row) -> list[str]:
+    """Return a row of the table in words."""
+
+    def figure(value: float | None) -> str:
+        return "-" if value is None else f"{value:.1f}"
+
+    counts: tuple[Any, ...] = (row.outside, row.lost, row.silent, row.crashes, row.recovered)
+    return [
+        row.fault,
+        str(row.injected),
+        str(row.detected),
+        figure(row.detect_p50_ms),
+        figure(row.detect_max_ms),
+        *map(str, counts),
+        "pass" if row.passed else "FAIL",
+    ]

@@ -1,0 +1,149 @@
+"""What a fault is: what is injected, what counts as detected, what must be so afterwards."""
+
+from __future__ import annotations
+
+import re
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from vdd_ros.nodes.torture.judge import CLAMP
+from vdd_ros.nodes.torture.rig import Rig
+
+DETECT_S = 3.0
+"""Longest wait for a fault to be told of; diagnostics come once a second."""
+RECOVER_S = 10.0
+"""Longest wait for the node to act again."""
+_CALM_TICKS = 4
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one injection."""
+
+    detected_s: float | None
+    """Seconds from the injection until it was told of; None where it was not."""
+    recovered: bool
+    """The node acts again, with nothing done by hand but what the fault says."""
+
+
+@dataclass(frozen=True)
+class Fault(ABC):
+    """One kind of fault."""
+
+    name: str
+    """Unique, in lower case with hyphens."""
+    injects: str
+    """What is done to the node."""
+    detection: str
+    """What counts as detected."""
+    recovery: str = "the next good observation is answered freely"
+    """What counts as recovered."""
+    may_stop: bool = False
+    """No answer is due while the fault lasts."""
+    count: int = 60
+    """Injections in a default run."""
+    cost_s: float = 0.1
+    """About how long one injection takes; shares a bounded time among the benches."""
+    bench: str = "student"
+    """Which node it is done to; see `vdd_ros.nodes.torture.campaign`."""
+
+    @abstractmethod
+    def inject(self, rig: Rig) -> Outcome:
+        """Do it once and watch what happens."""
+
+    def recovered(self, rig: Rig) -> bool:
+        """Tell whether the node acts again."""
+        begun = time.monotonic()
+        return rig.pace(lambda: rig.judge.acted_since(begun), timeout_s=RECOVER_S)
+
+
+Spoil = Callable[[Any, Rig], None]
+"""Makes a good message bad."""
+
+
+@dataclass(frozen=True)
+class BadMessage(Fault):
+    """A message in place of a good one; the node must hold and say why."""
+
+    spoil: Spoil = lambda message, rig: None
+    """What is done to the message."""
+    says: str = ""
+    """Expression that the published reason must contain."""
+
+    def inject(self, rig: Rig) -> Outcome:
+        """Send the message, then go on with good ones."""
+        rig.ticks(int(rig.rng.integers(1, _CALM_TICKS)))
+        # Only the newest message is kept for a node: the good one must have been taken.
+        rig.settle_commands()
+        message = rig.message()
+        self.spoil(message, rig)
+        begun = time.monotonic()
+        rig.send(message, due=False)
+        detected_s = told(rig, begun, self.says)
+        return Outcome(detected_s, self.recovered(rig))
+
+
+@dataclass(frozen=True)
+class HarmlessMessage(Fault):
+    """An odd message that must be understood: the answer is what it was for the same state."""
+
+    spoil: Spoil = lambda message, rig: None
+    """What is done to the message."""
+
+    def inject(self, rig: Rig) -> Outcome:
+        """Let the robot stand until the command does not change, then send the odd message."""
+        rig.still = True
+        try:
+            rig.ticks(2 * _CALM_TICKS)
+            rig.settle_commands()
+            before = rig.judge.last_command
+            message = rig.message()
+            self.spoil(message, rig)
+            begun = time.monotonic()
+            stamp_ns = rig.send(message, due=True)
+            seen = rig.pace(
+                lambda: rig.judge.answered(stamp_ns), timeout_s=DETECT_S, sending=False
+            )
+            took_s = time.monotonic() - begun
+            after = rig.judge.last_command
+            same = (
+                seen
+                and before is not None
+                and after is not None
+                and bool((abs(after - before) < 1e-6).all())
+            )
+        finally:
+            rig.still = False
+        return Outcome(took_s if same else None, self.recovered(rig))
+
+
+def told(rig: Rig, begun: float, says: str, *, timeout_s: float = DETECT_S) -> float | None:
+    """Wait for a reason with ``says`` in it; return the seconds it took."""
+    pattern = re.compile(says)
+
+    def heard() -> bool:
+        return any(pattern.search(text) for text in rig.judge.reason_since(begun))
+
+    if not rig.pace(heard, timeout_s=timeout_s):
+        return None
+    return next(at for at, text in rig.judge.reasons if at >= begun and pattern.search(text)) - (
+        begun
+    )
+
+
+def diagnosed(rig: Rig, begun: float, says: str, *, timeout_s: float = DETECT_S) -> float | None:
+    """Wait for a summary on ``/diagnostics`` with ``says`` in it; return the seconds it took."""
+    pattern = re.compile(says)
+
+    def heard() -> bool:
+        return rig.diagnosed_s >= begun and bool(pattern.search(rig.diagnostics))
+
+    return time.monotonic() - begun if rig.pace(heard, timeout_s=timeout_s) else None
+
+
+def is_free(level: int) -> bool:
+    """Tell whether the policy's own command went out, limited or not."""
+    return 0 <= level <= CLAMP

@@ -1,0 +1,291 @@
+"""The robot's side of a node under test: states at a steady pace, everything that comes back."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from diagnostic_msgs.msg import DiagnosticArray
+from geometry_msgs.msg import PointStamped
+from rclpy.qos import DurabilityPolicy, QoSProfile
+from rosgraph_msgs.msg import Clock
+from sensor_msgs.msg import JointState
+from std_msgs.msg import Empty, Float64MultiArray, String
+
+from vdd_ros.core.contract import PolicyContract
+from vdd_ros.core.errors import VddError
+from vdd_ros.nodes.diagnostics import read_labelled
+from vdd_ros.nodes.driver import Driver
+from vdd_ros.nodes.process import NodeProcess
+from vdd_ros.nodes.torture.judge import Judge
+
+START_S = 30.0
+"""Longest wait for a node to load, verify and answer."""
+NAMES = ("x", "y", "x_desired", "y_desired")
+"""Joints of the simulated robot."""
+_MANY = QoSProfile(depth=200)
+# Deeper than the node's own: two reasons in one instant must both be read.
+_EVERY_REASON = QoSProfile(depth=200, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+_NS = 1_000_000_000
+_SLICE_S = 0.02
+
+
+@dataclass(frozen=True)
+class RigSettings:
+    """One node under test and how it is run."""
+
+    rate_hz: float = 100.0
+    """Observations per second, and the node's control rate."""
+    module: str = "policy_node"
+    """Module that is started; without a dot one of ``vdd_ros.nodes``."""
+    node: str = "policy"
+    """Name of its node."""
+    namespace: str = "torture"
+    """Where it and its topics live."""
+    parameters: Mapping[str, object] = field(default_factory=dict)
+    """On top of what every node under test is given."""
+    sim_time: bool = False
+    """The rig's clock is published on ``/clock`` and can be set."""
+
+
+class Rig:
+    """Starts a node, keeps it fed, and hands all it publishes to the judge."""
+
+    def __init__(
+        self,
+        driver: Driver,
+        contract: PolicyContract,
+        settings: RigSettings,
+        rng: np.random.Generator,
+    ) -> None:
+        """Create the topics; the node is started by `start`."""
+        self.driver = driver
+        self.settings = settings
+        self.rng = rng
+        self.judge = Judge(contract, rate_hz=settings.rate_hz)
+        self.process: NodeProcess | None = None
+        self.crashes: dict[str, int] = {}
+        self.diagnostics = ""
+        """The newest summary of the node, all its texts in lines."""
+        self.diagnosed_s = 0.0
+        self.row: dict[str, float] = {}
+        """The newest status row."""
+        self.still = False
+        """The robot stands: the same state again and again."""
+        self.clock_shift_ns = 0
+        """What the published clock is ahead of the true one."""
+        self.sent = 0
+        """States sent."""
+        self._phase = 0.0
+        self._last_stamp = 0
+        self._next_s = 0.0
+        self.prefix = f"/{settings.namespace}"
+        self.path = f"{self.prefix}/{settings.node}"
+        ros = driver.node
+        self._state = ros.create_publisher(JointState, f"{self.prefix}/robot_state", 10)
+        self._reset = ros.create_publisher(Empty, f"{self.prefix}/episode_start", 10)
+        self._clock = ros.create_publisher(Clock, "/clock", 10) if settings.sim_time else None
+        self._subscriptions = [
+            ros.create_subscription(kind, topic, callback, qos)
+            for kind, topic, callback, qos in (
+                (PointStamped, f"{self.prefix}/command", self._on_command, _MANY),
+                (String, f"{self.path}/reason", self._on_reason, _EVERY_REASON),
+                (Float64MultiArray, f"{self.path}/status", self._on_status, _MANY),
+                (DiagnosticArray, "/diagnostics", self._on_diagnostics, _MANY),
+            )
+        ]
+
+    # The node
+
+    def start(self) -> None:
+        """Start the node and wait until it answers.
+
+        Raises:
+            VddError: it does not; the message holds its last lines.
+        """
+        given: dict[str, object] = {
+            "autostart": True,
+            "discovery_s": 0.0,
+            "rate_hz": self.settings.rate_hz,
+            "use_sim_time": self.settings.sim_time,
+        }
+        self.process = self.driver.start(
+            self.settings.module,
+            parameters=given | dict(self.settings.parameters),
+            namespace=self.settings.namespace,
+        )
+        self.await_answer()
+
+    def await_answer(self) -> None:
+        """Wait until the node acts; nothing is due before.
+
+        Raises:
+            VddError: it does not; the message holds its last lines.
+        """
+        begun = time.monotonic()
+        self.judge.excuse()
+
+        def answered() -> bool:
+            self.judge.reborn(time.monotonic())
+            return self.judge.acted_since(begun)
+
+        if not self.pace(answered, timeout_s=START_S, due=False):
+            raise VddError(f"no answer of {self.path}; last lines:\n{self.driver.tails()}")
+
+    def end(self) -> None:
+        """End the node, if it runs, and stop watching it."""
+        self._drop()
+        ros = self.driver.node
+        for subscription in self._subscriptions:
+            ros.destroy_subscription(subscription)
+        for publisher in (self._state, self._reset, *filter(None, [self._clock])):
+            ros.destroy_publisher(publisher)
+
+    def restart(self) -> None:
+        """Start the node again after it ended or was ended, as a launch file would."""
+        self._drop()
+        self.start()
+
+    def _drop(self) -> None:
+        if self.process is not None:
+            self.process.stop()
+            self.driver.processes.remove(self.process)
+            self.process = None
+
+    @property
+    def alive(self) -> bool:
+        """Tell whether the node's process runs."""
+        return self.process is not None and self.process.exit_code is None
+
+    # What is sent
+
+    def now_ns(self) -> int:
+        """Return the time by the clock the node is given."""
+        return time.time_ns() + self.clock_shift_ns
+
+    def message(self) -> Any:  # noqa: ANN401 - a JointState
+        """Return the robot's present state, stamped now and never twice alike."""
+        if not self.still:
+            self._phase += 1.0 / self.settings.rate_hz
+        # Up and down through the rows of obstacles at a speed the limits allow.
+        across = 0.03 * math.sin(1.7 * self._phase)
+        x, y = 0.5 + across, 0.27 * math.sin(0.5 * self._phase)
+        message = JointState(name=list(NAMES), position=[x, y, x, y])
+        self.stamp(message, self.fresh_stamp())
+        return message
+
+    def fresh_stamp(self) -> int:
+        """Return the time now, but later than any stamp before it."""
+        self._last_stamp = max(self.now_ns(), self._last_stamp + 1)
+        return self._last_stamp
+
+    def forget_stamps(self) -> None:
+        """Let stamps go back: the clock was set."""
+        self._last_stamp = 0
+
+    @staticmethod
+    def stamp(message: Any, stamp_ns: int) -> None:  # noqa: ANN401
+        """Write a stamp into the header of a message."""
+        message.header.stamp.sec, message.header.stamp.nanosec = divmod(stamp_ns, _NS)
+
+    def send(self, message: Any, *, due: bool) -> int:  # noqa: ANN401
+        """Publish a state; return its stamp. ``due``: it must be answered."""
+        stamp_ns = message.header.stamp.sec * _NS + message.header.stamp.nanosec
+        measured = [*message.position[:2]]
+        if len(measured) == 2:
+            self.judge.sent(stamp_ns, measured, time.monotonic(), due=due)
+        self.sent += 1
+        self._state.publish(message)
+        return stamp_ns
+
+    def reset(self) -> None:
+        """Announce a new episode: what is on its way may be forgotten, and the last command."""
+        self.judge.excuse()
+        self.judge.reborn(time.monotonic())
+        self._reset.publish(Empty())
+
+    def tick_clock(self) -> None:
+        """Publish the clock, where this rig has one."""
+        if self._clock is not None:
+            clock = Clock()
+            clock.clock.sec, clock.clock.nanosec = divmod(self.now_ns(), _NS)
+            self._clock.publish(clock)
+
+    # Time passes
+
+    def pace(
+        self,
+        until: Callable[[], bool],
+        *,
+        timeout_s: float,
+        due: bool = True,
+        sending: bool = True,
+    ) -> bool:
+        """Send states at the control rate until something is so; return whether it became so."""
+        period, deadline = 1.0 / self.settings.rate_hz, time.monotonic() + timeout_s
+        clocked = self._clock is not None
+        while not until():
+            now = time.monotonic()
+            if now >= deadline:
+                return False
+            if now >= self._next_s:
+                self.judge.settle(now)
+                self.tick_clock()
+                if sending:
+                    self.send(self.message(), due=due)
+                late = now - self._next_s > period
+                self._next_s = now + period if late else self._next_s + period
+            waits = self._next_s if sending or clocked else deadline
+            self.driver.spin(min(waits - now, deadline - now, _SLICE_S))
+        return True
+
+    def ticks(self, number: int) -> None:
+        """Send that many states."""
+        goal = self.sent + number
+        self.pace(lambda: self.sent >= goal, timeout_s=number / self.settings.rate_hz + 5.0)
+
+    def settle_commands(self) -> None:
+        """Wait until everything sent so far was answered, without sending more."""
+        self.pace(lambda: not self.judge.waiting, timeout_s=0.5, sending=False)
+
+    def rest(self, seconds: float, *, sending: bool = True, due: bool = True) -> None:
+        """Let time pass."""
+        self.pace(lambda: False, timeout_s=seconds, sending=sending, due=due)
+
+    def call(self, kind: Any, name: str, request: Any, *, timeout_s: float = 2.0) -> Any:  # noqa: ANN401
+        """Call a service of the node while the robot goes on; return None without an answer."""
+        client = self.driver.node.create_client(kind, f"{self.path}/{name}")
+        try:
+            if not self.pace(client.service_is_ready, timeout_s=timeout_s):
+                return None
+            future = client.call_async(request)
+            self.pace(future.done, timeout_s=timeout_s)
+            return future.result() if future.done() else None
+        finally:
+            self.driver.node.destroy_client(client)
+
+    # What comes back
+
+    def _on_command(self, message: PointStamped) -> None:
+        stamp = message.header.stamp
+        values = (message.point.x, message.point.y)
+        self.judge.command(stamp.sec * _NS + stamp.nanosec, values, time.monotonic())
+
+    def _on_reason(self, message: String) -> None:
+        self.judge.reason(message.data, time.monotonic())
+
+    def _on_status(self, message: Float64MultiArray) -> None:
+        row = self.row = read_labelled(message)
+        stamp_ns = int(row["stamp_sec"]) * _NS + int(row["stamp_nanosec"])
+        self.judge.status(stamp_ns, int(row["level"]), time.monotonic())
+
+    def _on_diagnostics(self, message: DiagnosticArray) -> None:
+        for status in message.status:
+            if status.name.startswith(self.path):
+                lines = [status.message, *(f"{v.key}: {v.value}" for v in status.values)]
+                self.diagnostics = "\n".join(lines)
+                self.diagnosed_s = time.monotonic()
