@@ -55,7 +55,7 @@ def test_all_commands_are_there() -> None:
     assert set(COMMANDS) == {
         "doctor", "demo", "train-teacher", "distill", "evaluate", "export", "inspect", "bench",
         "compare", "study", "diagnose", "toys", "audit", "from-bag", "dry-run",
-        "contract",
+        "contract", "torture",
     }  # fmt: skip
 
 
