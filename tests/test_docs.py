@@ -6,6 +6,7 @@ import hashlib
 import re
 import shlex
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import pytest
 
@@ -42,6 +43,14 @@ def test_every_link_inside_the_repository_leads_somewhere(page: Path) -> None:
     assert broken == []
 
 
+def _options(command: type) -> set[str]:
+    """Return the options of a command, and those of its subcommands."""
+    found = {name.replace("_", "-") for name in command.__dataclass_fields__}
+    for hint in get_type_hints(command).values():
+        found.update(*(_options(c) for c in get_args(hint) if hasattr(c, "__dataclass_fields__")))
+    return found
+
+
 @pytest.mark.parametrize("page", PAGES, ids=_ids)
 def test_every_documented_command_and_option_exists(page: Path) -> None:
     """`vdd train-teachr --dta x` would be found here, before a reader finds it."""
@@ -49,7 +58,7 @@ def test_every_documented_command_and_option_exists(page: Path) -> None:
     text = page.read_text(encoding="utf-8").partition("## Not yet")[0]
     for command, rest in _COMMAND.findall(text):
         assert command in COMMANDS, f"vdd {command}"
-        fields = {name.replace("_", "-") for name in COMMANDS[command].__dataclass_fields__}
+        fields = _options(COMMANDS[command])
         for word in shlex.split(rest.partition("#")[0].replace("'", "")):
             if word.startswith("--"):
                 assert word.removeprefix("--") in {*fields, "help"}, f"vdd {command} {word}"
