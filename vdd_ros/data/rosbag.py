@@ -29,6 +29,8 @@ Pair = Literal["auto", "stamp", "next", "latest"]
 
 _LATE = 1.5
 """Periods within which a command counts as the answer to an observation, or is fresh enough."""
+_LARGEST = float(np.finfo(np.float32).max) / 4
+"""Commands beyond it are not finite in single precision, or their differences are not."""
 _GAP_PERIODS = 5.0
 """Periods without a row that end an episode, unless told otherwise."""
 _MIN_SHARE = 0.5
@@ -338,16 +340,18 @@ def load_bags(
     )
     if not observation:
         raise VddError(f"{', '.join(audit.bags)}: {_nothing(audit)}")
-    return (
-        Demonstrations(
+    try:
+        demos = Demonstrations(
             observation=np.stack(observation),
             action=_increments(np.stack(action), np.stack(observation), contract),
             episode_ends=np.array(ends),
             mode=None,
             source=f"bags {', '.join(Path(p).name for p in paths)} through '{contract.name}'",
-        ),
-        audit,
-    )
+        )
+    except VddError as error:
+        # What the demonstrations say of themselves holds no folders; who reads this needs them.
+        raise VddError(f"{', '.join(audit.bags)}: {error}") from None
+    return demos, audit
 
 
 def _increments(
@@ -382,8 +386,7 @@ def _with_commands(
     for i, at in enumerate(commands.tolist()):
         if at < 0:
             dropped.add("no command for it")
-        elif not np.isfinite(rows.commands.values[at]).all():
-            bad = np.flatnonzero(~np.isfinite(rows.commands.values[at]))
+        elif len(bad := np.flatnonzero(~(np.abs(rows.commands.values[at]) <= _LARGEST))):
             dropped.add(f"non-finite command at component {', '.join(map(str, bad))}")
         else:
             kept.append(i)
