@@ -124,7 +124,7 @@ class AuditSettings:
     topic: str = "teacher/prediction"
     """``~/prediction`` of the teacher."""
     hand_over: bool = False
-    """Report a fault on an alarm, so that a standby teacher takes over."""
+    """Set ``fault`` in ``~/status`` on an alarm, as well as reporting it."""
     samples_per_false_alarm: float = 1e5
     """Least mean number of samples to a false alarm: at 2 Hz, 1e5 are 14 hours."""
 

@@ -193,8 +193,8 @@ WATCHED = (
     Spec(
         "audit.on_drop",
         "report",
-        "When the teacher's actions become unlikely and stay so: report it, or also report a "
-        "fault, so that a teacher in standby takes over.",
+        "When the teacher's actions become unlikely and stay so: report it (report), or also set "
+        "`fault` in ~/status (hand_over).",
         choices=("report", "hand_over"),
     ),
     Spec(
