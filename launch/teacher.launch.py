@@ -29,9 +29,14 @@ def generate_launch_description() -> LaunchDescription:
             DeclareLaunchArgument(
                 "role",
                 default_value="",
-                choices=["", "command", "shadow"],
-                description="command moves the robot, shadow only publishes ~/shadow_action. "
-                "Empty: what params_file says.",
+                choices=["", "command", "shadow", "standby"],
+                description="command moves the robot, shadow only publishes ~/shadow_action, "
+                "standby takes over from its partner. Empty: what params_file says.",
+            ),
+            DeclareLaunchArgument(
+                "partner",
+                default_value="",
+                description="Node to share the command with. Empty: what params_file says.",
             ),
             DeclareLaunchArgument(
                 "nfe",
@@ -101,7 +106,16 @@ def _nodes(context: LaunchContext) -> list[Node]:
         "teacher_node",
         specs=(*SHELL, *SAMPLER),
         params_file=text(context, "params_file"),
-        arguments=("policy", "contract", "role", "nfe", "sampler", "rate_hz", "autostart"),
+        arguments=(
+            "policy",
+            "contract",
+            "role",
+            "partner",
+            "nfe",
+            "sampler",
+            "rate_hz",
+            "autostart",
+        ),
     )
     if not flag(context, "sim"):
         return [teacher]

@@ -115,14 +115,16 @@ class ControlLoop(Generic[C]):
         """Let another policy act from the next tick on; may be called from any thread."""
         self._incoming = actor
 
-    def take_over(self, last: NDArray[np.floating] | None) -> None:
-        """Send the first command after those of another node.
+    def take_over(self, last: NDArray[np.floating] | None, *, at_once: bool = True) -> None:
+        """Continue after another node's commands.
 
-        The newest decision that `may_send` withheld, as long as it is not stale, else a hold.
+        At once: with the newest decision that `may_send` withheld, as long as it is not stale,
+        else with a hold. Otherwise with the next tick.
 
         Args:
             last: command [D_act] the other node sent last, from which the limits count; None
                 where it is unknown or long ago: then they count from the measured state.
+            at_once: the newest observation is not answered yet.
         """
         received, now_ns, row = time.perf_counter_ns(), self._now_ns(), self.collector.row
         problem = self.collector.problem(now_ns) or self.collector.non_finite()
@@ -132,6 +134,8 @@ class ControlLoop(Generic[C]):
         elif not problem:
             self._seeded = self._guard.seed(row)
         withheld, self._withheld = self._withheld, None
+        if not at_once:
+            return
         if problem or withheld is None:
             self._hold(problem or "took over before the first decision", received)
             return

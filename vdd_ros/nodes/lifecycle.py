@@ -139,11 +139,15 @@ class PolicyShell(LifecycleNode):
         return inherited(state)
 
     def _configure(self) -> None:
+        self._check_role()
         loaded = self.load()
         try:
             settings = RunSettings(
                 rate_hz=self.value("rate_hz") or loaded.contract.rate_hz,
-                shadow=self.value("role") == "shadow",
+                role=self.value("role"),
+                partner=self.value("partner"),
+                healthy_s=self.value("healthy_s"),
+                listen_s=self.value("listen_s"),
                 timed=self.value("trigger") == "timer",
                 frame_id=self.value("frame_id"),
                 discovery_s=self.value("discovery_s"),
@@ -171,6 +175,16 @@ class PolicyShell(LifecycleNode):
             max_dumps=self.value("black_box.max_dumps"),
             max_mb=self.value("black_box.max_mb"),
         )
+
+    def _check_role(self) -> None:
+        role, partner = self.value("role"), self.value("partner")
+        if role == "standby" and not partner:
+            raise VddError(
+                "role standby needs 'partner', the node it takes over from, for example "
+                "partner:=policy"
+            )
+        if partner in (self.get_name(), self.get_fully_qualified_name()):
+            raise VddError(f"partner: '{partner}' is this node itself; name the other one")
 
     def _activate(self) -> None:
         if self.wiring is None:

@@ -24,8 +24,30 @@ SHELL = (
         "role",
         "command",
         "command publishes the contract's action topics; shadow publishes "
-        "~/shadow_action instead and never commands.",
-        choices=("command", "shadow"),
+        "~/shadow_action instead and never commands; standby takes over when its partner cannot "
+        "command any more, and gives back after a healthy spell.",
+        choices=("command", "shadow", "standby"),
+    ),
+    Spec(
+        "partner",
+        "",
+        "Node that the command is shared with, by name or path, for example teacher: a standby "
+        "watches it, a commanding node comes back through it. Empty: none.",
+    ),
+    Spec(
+        "healthy_s",
+        2.0,
+        "Role standby: how long the partner has to be well before it gets the command back.",
+        low=0.0,
+        high=3600.0,
+    ),
+    Spec(
+        "listen_s",
+        5.0,
+        "Role command with a partner: how long to listen for it after activation before "
+        "commanding alone. Nodes may need seconds to find each other.",
+        low=0.0,
+        high=3600.0,
     ),
     Spec(
         "rate_hz",

@@ -27,7 +27,9 @@ from vdd_ros.nodes.commands import Sink, make_sinks
 from vdd_ros.nodes.control_loop import Actor, ControlLoop, Tick
 from vdd_ros.nodes.diagnostics import NodeReport
 from vdd_ros.nodes.graph import check_publishers
+from vdd_ros.nodes.partner import PartnerLink
 from vdd_ros.nodes.qos import COMMAND_QOS, OBSERVATION_QOS, profile
+from vdd_ros.nodes.roles import Membership, Standing
 from vdd_ros.nodes.watchers import Auditing, Watchers, WatchSettings
 
 _ACKNOWLEDGE = Duration(seconds=0.2)
@@ -58,8 +60,14 @@ class RunSettings:
 
     rate_hz: float
     """Control rate."""
-    shadow: bool
-    """Publish ``~/shadow_action`` instead of the contract's topics."""
+    role: str
+    """command, shadow (publish ``~/shadow_action`` instead of the contract's topics), standby."""
+    partner: str
+    """Node to share the command with; empty for none."""
+    healthy_s: float
+    """How long the partner has to be well before a standby gives the command back."""
+    listen_s: float
+    """How long a commanding node listens for its partner before it believes it is alone."""
     timed: bool
     """Tick by a timer instead of by observations."""
     frame_id: str
@@ -70,6 +78,11 @@ class RunSettings:
     """What is kept for a fault."""
     watch: WatchSettings = field(default_factory=WatchSettings)
     """What is watched, and when it is worth a warning."""
+
+    @property
+    def shadow(self) -> bool:
+        """Nothing goes to the robot."""
+        return self.role == "shadow"
 
 
 class Wiring:
@@ -86,6 +99,7 @@ class Wiring:
         self._undo: list[Callable[[], Any]] = []
         self._holding = False
         self._observed: list[tuple[Source, Any]] = []
+        self._link: PartnerLink | None = None
         contract, rate_hz = loaded.contract, settings.rate_hz
         sinks = make_sinks(contract, step_s=1.0 / rate_hz, frame_id=settings.frame_id)
         self.report = NodeReport(node, facts=loaded.facts, nfe=loaded.nfe, standing=self._standing)
@@ -123,6 +137,8 @@ class Wiring:
                 command_types=[sink.type for sink in sinks],
             )
             self._undo.append(self._watchers.destroy)
+            if settings.partner and not settings.shadow:
+                self._link = self._make_link(contract, sinks)
             self._make_timers()
             check_publishers(node, self._topics(), wait_s=settings.discovery_s)
         except BaseException:
@@ -141,6 +157,8 @@ class Wiring:
         self.loop.start()
         self._holding = False
         self._beat.reset()
+        if self._link is not None:
+            self._link.start()
 
     def stop(self, reason: str) -> None:
         """Stop the timers and the loop, THEN send the stop action and see it delivered."""
@@ -149,6 +167,8 @@ class Wiring:
         self._beat.cancel()
         self._hold.cancel()
         self.loop.stop(reason)
+        if self._link is not None:
+            self._link.stop()
         for publisher in self._publishers:
             publisher.wait_for_all_acked(_ACKNOWLEDGE)
 
@@ -158,14 +178,45 @@ class Wiring:
             self._undo.pop()()
 
     def _standing(self, tick: Tick) -> tuple[float, ...]:
+        if self._link is not None:
+            return self._link.standing()
         active = self.loop.active
         commanding = active and not self._settings.shadow
         held = active and tick.level >= SafetyLevel.HOLD
-        fault = held or bool(self._watchers.fault)
-        return (commanding, fault, active and not held, 0.0, 0.0, time.monotonic_ns() // 1000, 0.0)
+        fault = (held and not self.loop.paused) or bool(self._watchers.fault)
+        return Standing(
+            commanding,
+            fault,
+            ready=active and not held,
+            paused=self.loop.paused,
+            sent_us=time.monotonic_ns() // 1000,
+        )
 
     def _topics(self) -> list[tuple[str, str]]:
-        return [(source.topic, source.type) for source in self.loop.collector.sources]
+        heard = [(source.topic, source.type) for source in self.loop.collector.sources]
+        if self._link is not None:
+            heard.append((self._link.topic, "std_msgs/msg/Float64MultiArray"))
+        return heard
+
+    def _make_link(self, contract: PolicyContract, sinks: list[Sink]) -> PartnerLink:
+        settings = self._settings
+        part = Membership(
+            "standby" if settings.role == "standby" else "command",
+            rate_hz=settings.rate_hz,
+            healthy_s=settings.healthy_s,
+            listen_s=settings.listen_s,
+        )
+        link = PartnerLink(
+            self._node,
+            part,
+            name=settings.partner,
+            loop=self.loop,
+            report=self.report,
+            contract=contract,
+            qos=[profile(COMMAND_QOS, sink.qos) for sink in sinks],
+        )
+        self._undo.append(link.destroy)
+        return link
 
     def _now_ns(self) -> int:
         now: int = self._node.get_clock().now().nanoseconds
@@ -188,7 +239,7 @@ class Wiring:
         return publisher
 
     def _make_box(self, contract: PolicyContract, rate_hz: float) -> BlackBox:
-        node, heard = self._node, list(self._topics())
+        node, heard = self._node, self._topics()
         if contract.reset_topic:
             heard.append((contract.reset_topic, "std_msgs/msg/Empty"))
         box = BlackBox(
@@ -275,6 +326,8 @@ class Wiring:
         self.box.commanded(rows, stamp_ns, self._now_ns())
 
     def _on_tick(self, tick: Tick) -> None:
+        if self._link is not None:
+            self._link.on_tick(tick, well=not self._watchers.fault)
         self.report.on_tick(tick)
         self.box.ticked(tick.level, tick.reason, self.report.status_row[1], self._now_ns())
 
@@ -301,7 +354,8 @@ class Wiring:
 
     def _on_summary(self) -> None:
         for publisher in () if self._settings.shadow else self._publishers:
-            others = self._node.count_publishers(publisher.topic_name) - 1
+            known = 2 if self._link is not None else 1
+            others = max(0, self._node.count_publishers(publisher.topic_name) - known)
             self.report.warn(
                 f"{publisher.topic_name} (others)",
                 f"{others} other node(s) publish '{publisher.topic_name}' too" if others else "",
