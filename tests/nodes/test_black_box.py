@@ -120,7 +120,10 @@ def test_a_dump_holds_what_was_heard_sent_and_said(robot: Robot, folder: Path) -
     acted = {int(r["stamp_sec"]) * 10**9 + int(r["stamp_nanosec"]) for r in rows}
     assert acted & set(sent) & observed
     assert json.loads(found["/policy/contract"][0][1].data)["name"] == "avoiding"
-    assert [m.data for _, m in found["/policy/black_box"]] == ["asked for"]
+    policy, why = (m.data for _, m in found["/policy/black_box"])
+    assert policy.startswith("policy: ")
+    assert "(sha256 " in policy
+    assert why == "asked for"
     assert any(m.data.startswith(("ACT", "CLAMP")) for _, m in found["/policy/reason"])
     assert all(0 < t - stamp_of(m) < 60 * 10**9 for t, m in found["/robot_state"])
 

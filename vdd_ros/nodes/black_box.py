@@ -95,6 +95,8 @@ class BlackBox:
             say: told in words that a bag was written; called from another thread.
         """
         self.enabled = settings.seconds > 0
+        self.policy = "unknown"
+        """Which policy acts; written into every bag."""
         self.trouble = ""
         """Why there is no box or the last bag was not written; empty while all is well."""
         self._settings = settings
@@ -269,6 +271,7 @@ class BlackBox:
             with contextlib.suppress(BrokenPipeError):
                 writer.stdin.write(order.line())
                 self._frame(writer.stdin, began_ns, _CONTRACT, _text(self._contract))
+                self._frame(writer.stdin, began_ns, _WHY, _text(f"policy: {self.policy}"))
                 for _, at_ns, channel, payload, _ in entries:
                     self._message(writer.stdin, at_ns, channel, payload)
                     time.sleep(_PORTION_S)

@@ -45,13 +45,20 @@ class Spec:
     choices: tuple[str, ...] = ()
     """Allowed texts; empty for any."""
     changeable: bool = False
-    """May be set while the node runs; all others are read when the node starts."""
+    """May be set while the node runs; others are read when it starts or is configured."""
+    at_start: bool = False
+    """Read once, when the process starts, also where others are read at every configure."""
 
-    def descriptor(self) -> ParameterDescriptor:
-        """Return the ROS descriptor."""
-        made = ParameterDescriptor(description=self.description, read_only=not self.changeable)
-        if self.choices:
-            made.additional_constraints = f"one of: {', '.join(self.choices)}"
+    def descriptor(self, *, managed: bool = False) -> ParameterDescriptor:
+        """Return the ROS descriptor; ``managed``: the node reads it whenever it is configured."""
+        # rclpy refuses what is read only without a word on what to do: managed nodes do it.
+        made = ParameterDescriptor(
+            description=self.description, read_only=not (self.changeable or managed)
+        )
+        notes = [f"one of: {', '.join(self.choices)}"] if self.choices else []
+        if managed and not self.changeable:
+            notes.append("read when the process starts" if self.at_start else "read at configure")
+        made.additional_constraints = "; ".join(notes)
         if self.low is not None and self.high is not None:
             if isinstance(self.default, float):
                 made.floating_point_range = [
@@ -76,13 +83,21 @@ Check = Callable[[dict[str, Any]], str]
 """From the parameters as they would be to a reason against them, or an empty text."""
 
 
-def declare(node: Node, specs: Iterable[Spec], check: Check | None = None) -> None:
+def declare(
+    node: Node,
+    specs: Iterable[Spec],
+    check: Check | None = None,
+    *,
+    locked: Callable[[], bool] | None = None,
+) -> None:
     """Declare parameters and refuse bad values, at start and later.
 
     Args:
         node: owns the parameters.
         specs: the table.
-        check: looks at all of them together, after a change.
+        check: looks at all of them together, before a change.
+        locked: tells whether the node is configured, of one that reads its parameters then; None
+            for a node that reads them once.
 
     Raises:
         VddError: a value given at start has the wrong type, is out of range or not a choice, or
@@ -91,7 +106,9 @@ def declare(node: Node, specs: Iterable[Spec], check: Check | None = None) -> No
     table = {spec.name: spec for spec in specs}
     for spec in table.values():
         try:
-            value = node.declare_parameter(spec.name, spec.default, spec.descriptor()).value
+            value = node.declare_parameter(
+                spec.name, spec.default, spec.descriptor(managed=locked is not None)
+            ).value
         except InvalidParameterTypeException as error:
             raise VddError(
                 f"{error}; write {_example(spec)}, as ROS parameters do not change their type"
@@ -111,7 +128,8 @@ def declare(node: Node, specs: Iterable[Spec], check: Check | None = None) -> No
     def on_set(changes: list[Parameter]) -> SetParametersResult:
         for change in changes:
             if change.name in table:
-                fault = table[change.name].fault(change.value)
+                spec = table[change.name]
+                fault = spec.fault(change.value) or _too_late(spec, locked is None or locked())
                 if fault:
                     return SetParametersResult(successful=False, reason=fault)
         if check is not None:
@@ -123,6 +141,23 @@ def declare(node: Node, specs: Iterable[Spec], check: Check | None = None) -> No
         return SetParametersResult(successful=True)
 
     node.add_on_set_parameters_callback(on_set)
+
+
+def _too_late(spec: Spec, configured: bool) -> str:
+    """Return why a parameter cannot be set now, and how it can; empty where it can."""
+    if spec.changeable:
+        return ""
+    if spec.at_start:
+        return (
+            f"{spec.name} is read when the process starts: end the node and start it with "
+            f"-p {spec.name}:=VALUE"
+        )
+    if not configured:
+        return ""
+    return (
+        f"{spec.name} is read when the node is configured: deactivate and clean up first, set it, "
+        "then configure and activate"
+    )
 
 
 def read(node: Node, specs: Iterable[Spec]) -> dict[str, Any]:

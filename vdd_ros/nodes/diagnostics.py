@@ -143,6 +143,11 @@ class NodeReport:
         for publisher in (self._status, self._latency, self._reason, self._diagnostics):
             self._node.destroy_publisher(publisher)
 
+    def renew(self, facts: dict[str, str], *, nfe: int) -> None:
+        """Another policy acts from now on; see the constructor."""
+        self._facts = facts
+        self._status_values[STATUS_FIELDS.index("nfe")] = nfe
+
     def on_tick(self, tick: Tick) -> None:
         """Publish the row of one tick, and the reason where it is news."""
         gate = tick.gate

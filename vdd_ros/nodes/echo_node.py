@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,12 +51,12 @@ class EchoNode(PolicyShell):
         """Declare the parameters."""
         super().__init__("echo")
 
-    def load(self) -> Loaded:
+    def load(self, values: Mapping[str, Any]) -> Loaded:
         """Take the contract of the YAML, or that of the policy file."""
-        if self.value("contract"):
-            contract = load_yaml(PolicyContract, Path(self.value("contract")).expanduser())
+        if values["contract"]:
+            contract = load_yaml(PolicyContract, Path(values["contract"]).expanduser())
         else:
-            path = self.value("policy") or shipped_file(STUDENT)
+            path = values["policy"] or shipped_file(STUDENT)
             contract = PolicyFile.open(Path(path).expanduser(), verify=False).contract
         return Loaded(Echo(contract), contract, {"kind": "echo"}, nfe=0)
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import dataclasses
 import gc
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,27 +29,27 @@ from vdd_ros.core.health import HealthSettings
 from vdd_ros.core.safety import SafetyLevel
 from vdd_ros.nodes.audit import AuditSettings
 from vdd_ros.nodes.black_box import BlackBoxSettings
-from vdd_ros.nodes.declaration import Check, Spec, declare
+from vdd_ros.nodes.declaration import Spec, declare, read
 from vdd_ros.nodes.executor import EXIT_USER_ERROR, SPIN_TIMEOUT_S
+from vdd_ros.nodes.operation import Operation
 from vdd_ros.nodes.parameters import SHELL
 from vdd_ros.nodes.watchers import WatchSettings
 from vdd_ros.nodes.wiring import Loaded, RunSettings, Wiring
 
+_LOADING_S = 0.01
+"""How often a node without anything else to do looks whether a policy is loaded."""
 _Inherited = Callable[[LifecycleState], TransitionCallbackReturn]
 
 
 class PolicyShell(LifecycleNode):
     """Everything of a policy node but the policy; see the module's docstring."""
 
-    def __init__(
-        self, name: str, *, extra: tuple[Spec, ...] = (), check: Check | None = None
-    ) -> None:
+    def __init__(self, name: str, *, extra: tuple[Spec, ...] = ()) -> None:
         """Declare the parameters.
 
         Args:
             name: node name.
             extra: parameters of the policy.
-            check: refuses combinations of parameters.
 
         Raises:
             VddError: a parameter given at start is refused.
@@ -58,15 +58,32 @@ class PolicyShell(LifecycleNode):
         self.exit_code: int | None = None
         self.wiring: Wiring | None = None
         self._user_error = False
+        self._specs = (*SHELL, *extra)
         try:
-            declare(self, (*SHELL, *extra), check)
+            declare(self, self._specs, self._allowed, locked=self._locked)
+            self.operation = Operation(self)
         except VddError:
             self.destroy_node()
             raise
 
-    def load(self) -> Loaded:
-        """Load the policy the parameters name; raises `VddError` where they are wrong."""
+    def load(self, values: Mapping[str, Any]) -> Loaded:
+        """Load the policy that parameters name; runs in any thread and changes nothing.
+
+        Raises:
+            VddError: file or parameters are wrong.
+        """
         raise NotImplementedError
+
+    def adopt(self, loaded: Loaded) -> None:
+        """A loaded policy is the one that acts from now on."""
+
+    def apply(self, changed: set[str]) -> None:
+        """Use parameters that were changed while the policy acts."""
+
+    def refusal(self, values: Mapping[str, Any]) -> str:
+        """Return why parameters do not fit the policy; empty where they do."""
+        del values
+        return ""
 
     def unload(self) -> None:
         """Let go of what `load` made."""
@@ -74,6 +91,16 @@ class PolicyShell(LifecycleNode):
     def value(self, name: str) -> Any:  # noqa: ANN401 - a ROS parameter is of any simple type
         """Return a parameter's value."""
         return self.get_parameter(name).value
+
+    def values(self) -> dict[str, Any]:
+        """Return all parameters of this node by name."""
+        return read(self, self._specs)
+
+    def facts(self, loaded: Loaded) -> dict[str, str]:
+        """Return what ``/diagnostics`` says about a policy in this node."""
+        role, rate_hz = self.value("role"), self.value("rate_hz") or loaded.contract.rate_hz
+        own = {"contract": loaded.contract.name, "role": role, "rate_hz": f"{rate_hz:g}"}
+        return own | loaded.facts
 
     def begin(self) -> None:
         """Configure and activate, where ``autostart`` asks for it."""
@@ -86,14 +113,16 @@ class PolicyShell(LifecycleNode):
         self.exit_code = EXIT_USER_ERROR if self._user_error else 1
 
     def pace(self) -> float:
-        """Nothing to do between callbacks: observations and timers drive this node."""
-        return SPIN_TIMEOUT_S
+        """Take over what was loaded; all else is driven by observations and timers."""
+        self.operation.settle()
+        return _LOADING_S if self.operation.busy else SPIN_TIMEOUT_S
 
     def goodbye(self, reason: str) -> None:
         """Send the stop action, where active, and give everything back."""
         self.get_logger().info(f"ending: {reason}")
         if self._state_machine.current_state[1] in ("active", "inactive", "unconfigured"):
             self.trigger_shutdown()
+        self.operation.close()
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Load, verify, warm up, create the topics, compare their types."""
@@ -140,8 +169,9 @@ class PolicyShell(LifecycleNode):
 
     def _configure(self) -> None:
         self._check_role()
-        loaded = self.load()
+        loaded = self.load(self.values())
         try:
+            self.adopt(loaded)
             settings = RunSettings(
                 rate_hz=self.value("rate_hz") or loaded.contract.rate_hz,
                 role=self.value("role"),
@@ -154,12 +184,7 @@ class PolicyShell(LifecycleNode):
                 black_box=self._black_box(),
                 watch=watch_settings(self),
             )
-            facts = {
-                "contract": loaded.contract.name,
-                "role": self.value("role"),
-                "rate_hz": f"{settings.rate_hz:g}",
-            }
-            loaded = dataclasses.replace(loaded, facts=facts | loaded.facts)
+            loaded = dataclasses.replace(loaded, facts=self.facts(loaded))
             self.wiring = Wiring(self, loaded, settings)
         except BaseException:
             self.unload()
@@ -175,6 +200,12 @@ class PolicyShell(LifecycleNode):
             max_dumps=self.value("black_box.max_dumps"),
             max_mb=self.value("black_box.max_mb"),
         )
+
+    def _allowed(self, wanted: dict[str, Any]) -> str:
+        return self.operation.allows(wanted) or self.refusal(wanted)
+
+    def _locked(self) -> bool:
+        return self.wiring is not None
 
     def _check_role(self) -> None:
         role, partner = self.value("role"), self.value("partner")

@@ -9,11 +9,18 @@ EXECUTOR = Spec(
     "auto",
     "events is the fastest but newer; auto takes it where it works, else single.",
     choices=("auto", "events", "single"),
+    at_start=True,
 )
 """What runs a node's callbacks; the same for every node."""
 
 SHELL = (
-    Spec("policy", "", "Policy file (.onnx). Empty: the one shipped with the package."),
+    Spec(
+        "policy",
+        "",
+        "Policy file (.onnx). Empty: the one shipped with the package. Set while the node is "
+        "configured, the file is checked first and then acts from the next tick on.",
+        changeable=True,
+    ),
     Spec(
         "contract",
         "",
@@ -63,7 +70,12 @@ SHELL = (
         "ticks at rate_hz with the newest one.",
         choices=("observation", "timer"),
     ),
-    Spec("autostart", False, "Configure and activate without a lifecycle manager."),
+    Spec(
+        "autostart",
+        False,
+        "Configure and activate without a lifecycle manager.",
+        at_start=True,
+    ),
     Spec(
         "provider",
         "cpu",

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-
-from rclpy.parameter import Parameter
 
 from vdd_ros.core.errors import VddError
 from vdd_ros.core.gating import ExpertSelector, SelectionSettings
@@ -29,18 +28,15 @@ class PolicyNode(PolicyShell):
     def __init__(self) -> None:
         """Declare the parameters."""
         self._policy: MoePolicy | None = None
-        super().__init__("policy", extra=(*SELECTION, *WATCHED), check=self._check)
-        self.add_post_set_parameters_callback(self._apply)
+        super().__init__("policy", extra=(*SELECTION, *WATCHED))
 
-    def load(self) -> Loaded:
+    def load(self, values: Mapping[str, Any]) -> Loaded:
         """Open the policy file and warm it up."""
-        path = self.value("policy") or shipped_file(STUDENT)
+        path = values["policy"] or shipped_file(STUDENT)
         file = PolicyFile.open(Path(path).expanduser())
-        contract = node_contract(file.contract, self.value("contract"))
-        selection = _selection(read(self, SELECTION))
-        session = SessionSettings(
-            provider=self.value("provider"), n_threads=self.value("n_threads")
-        )
+        contract = node_contract(file.contract, values["contract"])
+        selection = _selection(values)
+        session = SessionSettings(provider=values["provider"], n_threads=values["n_threads"])
         policy: MoePolicy | DiffusionPolicy
         auditing = Auditing()
         if file.n_steps == 1:
@@ -48,8 +44,8 @@ class PolicyNode(PolicyShell):
             settings = default_settings(file, seed=selection.seed)
             policy = DiffusionPolicy(file, settings, session=session)
         else:
-            policy = self._policy = MoePolicy(file, selection=selection, session=session)
-            auditing = _auditing(file, session, topic=self.value("audit.topic"))
+            policy = MoePolicy(file, selection=selection, session=session)
+            auditing = _auditing(file, session, topic=values["audit.topic"])
         facts = {
             "policy": str(file.path),
             "sha256": file.sha256[:16],
@@ -60,21 +56,31 @@ class PolicyNode(PolicyShell):
         }
         return Loaded(policy, contract, facts, auditing=auditing)
 
+    def adopt(self, loaded: Loaded) -> None:
+        """Let the selection be changed of the policy that acts, from what it is by now."""
+        self._policy = loaded.actor if isinstance(loaded.actor, MoePolicy) else None
+        if self._policy is not None:
+            self._policy.select_by(_selection(self.values()))
+
     def unload(self) -> None:
         """Free the session."""
         self._policy = None
 
-    def _check(self, values: dict[str, Any]) -> str:
-        if self._policy is None:
+    def refusal(self, values: Mapping[str, Any]) -> str:
+        """Return why a selection does not fit the policy's experts."""
+        incoming = self.operation.incoming
+        policy = self._policy if incoming is None else incoming.actor
+        if not isinstance(policy, MoePolicy):
             return ""
         try:
-            ExpertSelector(_selection(values), self._policy.n_experts)
+            ExpertSelector(_selection(values), policy.n_experts)
         except VddError as error:
             return str(error)
         return ""
 
-    def _apply(self, changes: list[Parameter]) -> None:
-        if self._policy is not None and any(c.name.startswith("selection.") for c in changes):
+    def apply(self, changed: set[str]) -> None:
+        """Choose experts otherwise from the next tick on."""
+        if self._policy is not None and any(n.startswith("selection.") for n in changed):
             self._policy.select_by(_selection(read(self, SELECTION)))
 
 
@@ -93,7 +99,7 @@ def _auditing(file: PolicyFile, session: SessionSettings, *, topic: str) -> Audi
     return Auditing(Density(file, session), calibration, why_not="")
 
 
-def _selection(values: dict[str, Any]) -> SelectionSettings:
+def _selection(values: Mapping[str, Any]) -> SelectionSettings:
     return SelectionSettings(
         **{
             name.removeprefix("selection."): value

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from vdd_ros.core.shipped import TEACHER, shipped_file
 from vdd_ros.nodes.executor import run_node
@@ -21,29 +23,27 @@ class TeacherNode(PolicyShell):
         """Declare the parameters."""
         super().__init__("teacher", extra=SAMPLER)
 
-    def load(self) -> Loaded:
+    def load(self, values: Mapping[str, Any]) -> Loaded:
         """Open the denoiser, choose how its sampler runs, warm it up."""
-        path = self.value("policy") or shipped_file(TEACHER)
+        path = values["policy"] or shipped_file(TEACHER)
         file = PolicyFile.open(Path(path).expanduser())
-        contract = node_contract(file.contract, self.value("contract"))
+        contract = node_contract(file.contract, values["contract"])
         policy = DiffusionPolicy(
             file,
             DiffusionSettings(
-                n_steps=self.value("nfe"),
-                sampler=self.value("sampler"),
-                variant=self.value("variant"),
-                seed=self.value("seed"),
+                n_steps=values["nfe"],
+                sampler=values["sampler"],
+                variant=values["variant"],
+                seed=values["seed"],
             ),
-            session=SessionSettings(
-                provider=self.value("provider"), n_threads=self.value("n_threads")
-            ),
+            session=SessionSettings(provider=values["provider"], n_threads=values["n_threads"]),
         )
         facts = {
             "policy": str(file.path),
             "sha256": file.sha256[:16],
             "kind": file.kind,
             "nfe": str(policy.nfe),
-            "sampler": self.value("sampler"),
+            "sampler": values["sampler"],
             "variant": policy.variant,
             "provider": policy.provider,
             "runtime": policy.description,

@@ -53,6 +53,11 @@ class Loaded:
     auditing: Auditing = field(default_factory=Auditing)
     """What the teacher audit needs of it."""
 
+    @property
+    def summary(self) -> str:
+        """Which policy this is, in a few words."""
+        return f"{self.facts.get('policy', '?')} (sha256 {self.facts.get('sha256', '?')})"
+
 
 @dataclass(frozen=True)
 class RunSettings:
@@ -100,6 +105,8 @@ class Wiring:
         self._holding = False
         self._observed: list[tuple[Source, Any]] = []
         self._link: PartnerLink | None = None
+        self.contract = loaded.contract
+        """What this was built from; a policy with another one cannot be exchanged for it."""
         contract, rate_hz = loaded.contract, settings.rate_hz
         sinks = make_sinks(contract, step_s=1.0 / rate_hz, frame_id=settings.frame_id)
         self.report = NodeReport(node, facts=loaded.facts, nfe=loaded.nfe, standing=self._standing)
@@ -117,6 +124,7 @@ class Wiring:
                 on_send=self._on_send,
             )
             self.box = self._make_box(contract, rate_hz)
+            self.box.policy = loaded.summary
             for index, source in enumerate(self.loop.collector.sources):
                 self._observe(index, source)
             if contract.reset_topic:
@@ -171,6 +179,13 @@ class Wiring:
             self._link.stop()
         for publisher in self._publishers:
             publisher.wait_for_all_acked(_ACKNOWLEDGE)
+
+    def exchange(self, loaded: Loaded, facts: dict[str, str]) -> None:
+        """Let another policy of the same contract act from the next tick on."""
+        self.loop.swap(loaded.actor)
+        self.report.renew(facts, nfe=loaded.nfe)
+        self._watchers.replace(loaded.auditing)
+        self.box.policy = loaded.summary
 
     def destroy(self) -> None:
         """Remove all entities from the node."""

@@ -163,7 +163,8 @@ def _as_used(name: str, values: Array) -> NDArray[np.floating]:
 
 def _read(path: Path) -> bytes:
     try:
-        with path.open("rb") as file:
+        # Not blocking: opening a named pipe would otherwise wait for somebody who writes to it.
+        with open(path, "rb", opener=_open_at_once) as file:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode):
                 raise VddError(f"{path}: not a regular file; {_HOW_TO_MAKE}")
@@ -179,6 +180,10 @@ def _read(path: Path) -> bytes:
         raise VddError(
             f"{path}: cannot be read ({error.strerror}); expected a policy file"
         ) from None
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def _parse(path: Path, model: bytes) -> PolicyFile:
