@@ -54,6 +54,8 @@ class BadNode(Node):
         stamp = state.header.stamp
         values[:2] = stamp.sec, stamp.nanosec
         values[2] = 2.0 if odd and self._habit.startswith("hold") else 0.0
+        values[STATUS_FIELDS.index("commanding")] = 1.0
+        values[STATUS_FIELDS.index("received")] = self._count
         self._status.publish(message)
         if odd and self._habit == "holds, with a reason":
             self._reason.publish(String(data="HOLD: there is one"))

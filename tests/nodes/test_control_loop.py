@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -338,6 +339,23 @@ def test_missed_ticks_are_counted_from_the_stamps(gap: float, missed: int) -> No
     rig.now += round(gap * PERIOD)
     rig.state(0.0, 0.0)
     assert rig.loop.tick.missed == missed
+
+
+def test_every_message_is_counted_whether_it_is_used_or_not() -> None:
+    """Good, bad and repeated ones: who sent them can tell what never arrived."""
+    rig = Rig(still)
+    rig.step()
+    rig.state(0.0, 0.0)  # the same stamp again
+    rig.step(float("nan"))
+    with contextlib.suppress(VddError):
+        rig.loop.on_message(rig.loop.collector.sources[0], JointState(name=["x"], position=[0.0]))
+    rig.loop.collect(rig.loop.collector.sources[0], JointState(name=["x"], position=[0.0]))
+    assert rig.loop.tick.received == 5
+    rig.loop.stop("over")
+    rig.state(0.0, 0.0)
+    assert rig.loop.tick.received == 5
+    rig.loop.start()
+    assert rig.loop.tick.received == 0
 
 
 def test_timed_ticks_use_the_newest_sample_and_count_their_own_rate() -> None:

@@ -193,6 +193,7 @@ class ControlLoop(Generic[C]):
         received = time.perf_counter_ns()
         if not self.active:
             return False
+        self.tick.received += 1
         now_ns = self._now_ns()
         try:
             if not self.collector.accept(source, message, now_ns):
@@ -207,6 +208,7 @@ class ControlLoop(Generic[C]):
     def collect(self, source: Any, message: Any) -> None:  # noqa: ANN401
         """Take an observation for the next timed tick."""
         if self.active:
+            self.tick.received += 1
             # What the message lacks is kept as the source's fault, which the next tick finds.
             with contextlib.suppress(VddError):
                 self.collector.accept(source, message, self._now_ns())

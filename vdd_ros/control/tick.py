@@ -70,6 +70,9 @@ class Tick:
     """Ticks since activation at level HOLD or above."""
     missed: int = 0
     """Ticks since activation that should have happened and did not."""
+    received: int = 0
+    """Observation messages since activation, used or not: fewer than were sent where one was
+    replaced by the next, or lost, before the node saw it."""
 
 
 class Sink(Protocol):

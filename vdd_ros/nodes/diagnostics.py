@@ -52,13 +52,16 @@ STATUS_FIELDS = (
     "term",
     "sent_us",
     "heard_us",
+    "received",
 )
 """Values of ``~/status`` in order; ``expert`` and ``gate_entropy`` are -1 where there are none.
 
-``commanding`` and what follows it say who commands (see `vdd_ros.nodes.roles`). Nodes with a
-partner send a row between two ticks as well, where only those values are new.
+``commanding`` to ``heard_us`` say who commands (see `vdd_ros.nodes.roles`). Nodes with a partner
+send a row between two ticks as well, where only those values are new. ``received`` counts the
+observation messages the node was handed: who counts those sent knows which it never saw.
 """
 _STANDING = STATUS_FIELDS.index("commanding")
+_RECEIVED = STATUS_FIELDS.index("received")
 
 LATENCY_FIELDS = tuple(
     f"{stage}_{figure}_us"
@@ -112,7 +115,7 @@ class NodeReport:
             node: owns them.
             facts: constant keys of ``/diagnostics``: policy, provider, role.
             nfe: network passes per action, reported with every tick.
-            standing: the values of ``~/status`` from ``commanding`` on, as they are now.
+            standing: the values of ``~/status`` from ``commanding`` to ``heard_us``, now.
         """
         self._node = node
         self._facts = facts
@@ -167,6 +170,7 @@ class NodeReport:
             tick.held,
             tick.missed,
         )
+        self._status_values[_RECEIVED] = tick.received
         self.beat(tick)
         self.say(tick.level, tick.reason)
         for listen in self.listeners:
@@ -174,7 +178,7 @@ class NodeReport:
 
     def beat(self, tick: Tick) -> None:
         """Publish the row of the last tick again, with what this node stands for now."""
-        self._status_values[_STANDING:] = self._standing(tick)
+        self._status_values[_STANDING:_RECEIVED] = self._standing(tick)
         self._status.publish(self._status_message)
 
     def warn(self, topic: str, text: str) -> None:
@@ -230,6 +234,7 @@ class NodeReport:
         values["reason"] = tick.reason
         values |= {k: f"{v:.1f}" for k, v in zip(LATENCY_FIELDS, figures, strict=True)}
         values |= {"ticks": tick.count, "held": tick.held, "missed": tick.missed}
+        values["received"] = tick.received
         values |= {f"held: {reason}": n for reason, n in loop.held_by.items()}
         values |= {f"warning: {topic}": trouble for topic, trouble in self.warnings.items()}
         sections = [Section("control", level, text, values)]

@@ -21,6 +21,8 @@ from vdd_ros.nodes.torture.registry import FAULTS
 from vdd_ros.nodes.torture.rig import Rig
 
 _TAIL_LINES = 6
+_AGAIN = 5
+"""How often a message that no node was handed is sent anew."""
 
 
 @dataclass
@@ -43,6 +45,11 @@ class Row:
     """Commands out of limits; must be 0."""
     lost: int = 0
     """Observations that were due an answer and got none; must be 0."""
+    unseen: int = 0
+    """Observations that no node was handed: replaced by the next one, or lost on their way. A
+    message that was to be a fault is injected again then."""
+    twice: int = 0
+    """Observations with more than one command; must be 0."""
     recovered: int = 0
     """Times the node acted again."""
     crashes: int = 0
@@ -55,7 +62,7 @@ class Row:
     @property
     def passed(self) -> bool:
         """Tell whether nothing was wrong and everything was detected and recovered from."""
-        wrong = self.outside or self.lost or self.crashes or self.silent
+        wrong = self.outside or self.lost or self.twice or self.crashes or self.silent
         whole = self.injected == self.detected == self.recovered
         return not wrong and whole and self.injected > 0
 
@@ -165,6 +172,10 @@ def _run_group(
                 continue
             rig.judge.label = fault.name
             outcome = _injected(fault, rig, row)
+            for _ in range(_AGAIN):
+                if not outcome.unseen or not outcome.recovered:
+                    break
+                outcome = _injected(fault, rig, row)
             row.injected += 1
             row.recovered += outcome.recovered
             if outcome.detected_s is not None:
@@ -207,6 +218,8 @@ def _tail(rig: Rig) -> str:
 def _charge(row: Row, finding: Findings) -> None:
     row.outside += finding.outside
     row.lost += finding.lost
+    row.unseen += finding.unseen
+    row.twice += finding.twice
     row.silent += finding.silent
     row.examples += finding.examples
 
@@ -246,6 +259,8 @@ HEADER = (
     "max ms",
     "out of limits",
     "lost",
+    "unseen",
+    "twice",
     "silent holds",
     "crashes",
     "recovered",
@@ -260,7 +275,15 @@ def cells(row: Row) -> list[str]:
     def figure(value: float | None) -> str:
         return "-" if value is None else f"{value:.1f}"
 
-    counts: tuple[Any, ...] = (row.outside, row.lost, row.silent, row.crashes, row.recovered)
+    counts: tuple[Any, ...] = (
+        row.outside,
+        row.lost,
+        row.unseen,
+        row.twice,
+        row.silent,
+        row.crashes,
+        row.recovered,
+    )
     return [
         row.fault,
         str(row.injected),

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vdd_ros.nodes.torture.judge import CLAMP
-from vdd_ros.nodes.torture.rig import Rig
+from vdd_ros.nodes.torture.rig import Rig, stamp_of
 
 DETECT_S = 3.0
 """Longest wait for a fault to be told of; diagnostics come once a second."""
@@ -27,6 +27,8 @@ class Outcome:
     """Seconds from the injection until it was told of; None where it was not."""
     recovered: bool
     """The node acts again, with nothing done by hand but what the fault says."""
+    unseen: bool = False
+    """No node was handed the message the fault is made of: nothing was injected."""
 
 
 @dataclass(frozen=True)
@@ -81,9 +83,25 @@ class BadMessage(Fault):
         message = rig.message()
         self.spoil(message, rig)
         begun = time.monotonic()
-        rig.send(message, due=False)
-        detected_s = told(rig, begun, self.says)
-        return Outcome(detected_s, self.recovered(rig))
+        number = rig.send(message, due=False)
+        skipped = Skipped(rig, number)
+        detected_s = told(rig, begun, self.says, unless=skipped)
+        return Outcome(detected_s, self.recovered(rig), unseen=skipped.so)
+
+
+class Skipped:
+    """Asks the judge whether a message was never handed to a node, until it was not."""
+
+    def __init__(self, rig: Rig, number: int) -> None:
+        """Ask about the message with this number."""
+        self._rig, self._number = rig, number
+        self.so = False
+        """It was not."""
+
+    def __call__(self) -> bool:
+        """Ask."""
+        self.so = self.so or self._rig.judge.skipped(self._number)
+        return self.so
 
 
 @dataclass(frozen=True)
@@ -102,36 +120,51 @@ class HarmlessMessage(Fault):
             before = rig.judge.last_command
             message = rig.message()
             self.spoil(message, rig)
-            begun = time.monotonic()
-            stamp_ns = rig.send(message, due=True)
-            seen = rig.pace(
-                lambda: rig.judge.answered(stamp_ns), timeout_s=DETECT_S, sending=False
-            )
+            begun, stamp_ns = time.monotonic(), stamp_of(message)
+            skipped = Skipped(rig, rig.send(message, due=False))
+            rig.pace(lambda: rig.judge.answered(stamp_ns) or skipped(), timeout_s=DETECT_S)
             took_s = time.monotonic() - begun
-            after = rig.judge.last_command
+            after = rig.judge.answer(stamp_ns)
             same = (
-                seen
-                and before is not None
+                before is not None
                 and after is not None
                 and bool((abs(after - before) < 1e-6).all())
             )
         finally:
             rig.still = False
-        return Outcome(took_s if same else None, self.recovered(rig))
+        return Outcome(took_s if same else None, self.recovered(rig), unseen=skipped.so)
 
 
-def told(rig: Rig, begun: float, says: str, *, timeout_s: float = DETECT_S) -> float | None:
-    """Wait for a reason with ``says`` in it; return the seconds it took."""
+def told(
+    rig: Rig,
+    begun: float,
+    says: str,
+    *,
+    timeout_s: float = DETECT_S,
+    due: bool = True,
+    sending: bool = True,
+    unless: Callable[[], bool] = lambda: False,
+) -> float | None:
+    """Wait for a reason with ``says`` in it; return the seconds it took.
+
+    Args:
+        rig: where.
+        begun: reasons from then on count.
+        says: expression.
+        timeout_s: longest wait.
+        due: what is sent meanwhile must be answered.
+        sending: whether anything is.
+        unless: there is no use in waiting any longer.
+    """
     pattern = re.compile(says)
 
     def heard() -> bool:
         return any(pattern.search(text) for text in rig.judge.reason_since(begun))
 
-    if not rig.pace(heard, timeout_s=timeout_s):
-        return None
-    return next(at for at, text in rig.judge.reasons if at >= begun and pattern.search(text)) - (
-        begun
-    )
+    rig.pace(lambda: heard() or unless(), timeout_s=timeout_s, due=due, sending=sending)
+    found = (at for at, text in rig.judge.reasons if at >= begun and pattern.search(text))
+    first = next(found, None)
+    return None if first is None else first - begun
 
 
 def diagnosed(rig: Rig, begun: float, says: str, *, timeout_s: float = DETECT_S) -> float | None:

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vdd_ros.core.contract import PolicyContract
+from vdd_ros.nodes.torture.ledger import Ledger
 
 PATIENCE_S = 1.0
 """A due command that is later than this is lost."""
@@ -37,7 +38,11 @@ class Findings:
     outside: int = 0
     """Commands out of limits: not finite, out of position bounds, or too far from the last."""
     lost: int = 0
-    """Observations that were due an answer and got none."""
+    """Observations that a node was handed, that were due an answer, and got none."""
+    unseen: int = 0
+    """Observations that no node was handed: replaced by the next one, or lost on their way."""
+    twice: int = 0
+    """Observations with more than one command, as of two nodes that both command."""
     silent: int = 0
     """Held ticks without a published reason, and unanswered ones without even a held tick."""
     examples: list[str] = field(default_factory=list)
@@ -53,6 +58,16 @@ class Findings:
 class _Sent:
     at_s: float
     label: str
+    number: int
+
+
+@dataclass(frozen=True)
+class _Held:
+    at_s: float
+    stamp_ns: int
+    level: int
+    label: str
+    node: str
 
 
 class Judge:
@@ -73,15 +88,19 @@ class Judge:
         """Kind of fault that everything found from now on is charged to."""
         self.commands = 0
         self.reasons: deque[tuple[float, str]] = deque(maxlen=_MEMORY)
+        """Time and text of the newest reasons of all nodes."""
         self.rows: deque[tuple[float, int, int]] = deque(maxlen=_MEMORY)
-        """Time, stamp and level of the newest status rows."""
+        """Time, stamp and level of the newest status rows of commanding nodes."""
+        self.ledger = Ledger()
+        self._reasons_of: dict[str, deque[tuple[float, str]]] = {}
+        self._answers: dict[int, NDArray[np.float64]] = {}
         self.last_command: NDArray[np.float64] | None = None
         self.command_times: deque[tuple[float, int]] = deque(maxlen=_MEMORY)
         """Time and stamp of the newest commands."""
         self._seeded_until_s = -np.inf
         self._due: dict[int, _Sent] = {}
         self._measured: dict[int, NDArray[np.float64]] = {}
-        self._held: deque[tuple[float, int, int, str]] = deque()
+        self._held: deque[_Held] = deque()
         self._commanded_s = np.inf
         """When the node sent its first command since it was reborn."""
 
@@ -91,17 +110,34 @@ class Judge:
 
     def sent(
         self, stamp_ns: int, measured: Sequence[float], at_s: float, *, due: bool = True
-    ) -> None:
-        """Take note of an observation; ``due``: a command with its stamp must follow."""
-        self._measured[stamp_ns] = np.asarray(measured, np.float64)
-        if len(self._measured) > _MEMORY:
-            del self._measured[next(iter(self._measured))]
+    ) -> int:
+        """Take note of an observation and return its number.
+
+        Args:
+            stamp_ns: its stamp.
+            measured: where the robot is [D_act], empty where the message does not tell.
+            at_s: when.
+            due: a command with its stamp must follow.
+        """
+        if len(measured):
+            self._measured[stamp_ns] = np.asarray(measured, np.float64)
+            _trim(self._measured)
+        number = self.ledger.sent(stamp_ns)
         if due:
-            self._due[stamp_ns] = _Sent(at_s, self.label)
+            self._due[stamp_ns] = _Sent(at_s, self.label, number)
+        return number
 
     def excuse(self) -> None:
         """What has not been answered yet need not be: the node was ended or told to forget."""
         self._due.clear()
+        self.ledger.forget()
+
+    def skipped(self, number: int) -> bool:
+        """Tell, once, whether no node was handed an observation; it is counted then."""
+        if not self.ledger.claim(number):
+            return False
+        self.finding().unseen += 1
+        return True
 
     def reborn(self, at_s: float) -> None:
         """The node forgets the last command now: the next may start from the measured state."""
@@ -115,6 +151,11 @@ class Judge:
         self.command_times.append((at_s, stamp_ns))
         self._commanded_s = min(self._commanded_s, at_s)
         self._due.pop(stamp_ns, None)
+        if stamp_ns in self._answers and stamp_ns in self._measured:
+            self.finding().twice += 1
+            self.finding().note("two commands for one observation")
+        self._answers[stamp_ns] = command
+        _trim(self._answers)
         wrong = self._wrong(stamp_ns, command, at_s)
         if wrong:
             finding = self.finding()
@@ -140,15 +181,30 @@ class Judge:
                 return ""
         return f"is too far from the one before, {np.round(last, 5).tolist()}"
 
-    def status(self, stamp_ns: int, level: int, at_s: float) -> None:
-        """Take note of a status row."""
+    def status(
+        self,
+        stamp_ns: int,
+        level: int,
+        at_s: float,
+        *,
+        received: int = -1,
+        commanding: bool = True,
+        node: str = "",
+    ) -> None:
+        """Take note of a status row; ``received``: the node's count of observations, or -1."""
+        if not commanding:
+            return
         self.rows.append((at_s, stamp_ns, level))
+        if received >= 0:
+            self.ledger.row(stamp_ns, received)
         if level >= HOLD:
-            self._held.append((at_s, stamp_ns, level, self.label))
+            self._held.append(_Held(at_s, stamp_ns, level, self.label, node))
 
-    def reason(self, text: str, at_s: float) -> None:
+    def reason(self, text: str, at_s: float, *, node: str = "") -> None:
         """Take note of a published reason, level first."""
         self.reasons.append((at_s, text))
+        own = self._reasons_of.setdefault(node, deque(maxlen=_MEMORY))
+        own.append((at_s, text))
 
     @property
     def waiting(self) -> bool:
@@ -156,8 +212,12 @@ class Judge:
         return bool(self._due)
 
     def answered(self, stamp_ns: int) -> bool:
-        """Tell whether an observation that was due has been answered."""
-        return any(stamp == stamp_ns for _, stamp in self.command_times)
+        """Tell whether an observation has been answered."""
+        return stamp_ns in self._answers
+
+    def answer(self, stamp_ns: int) -> NDArray[np.float64] | None:
+        """Return the command [D_act] that answers an observation; None without one."""
+        return self._answers.get(stamp_ns)
 
     def acted_since(self, at_s: float) -> bool:
         """Tell whether a command answered an observation freely after ``at_s``."""
@@ -174,34 +234,40 @@ class Judge:
 
     def settle(self, now_s: float) -> None:
         """Decide on everything whose time has come by ``now_s``."""
-        while self._held and now_s - self._held[0][0] > GRACE_S:
-            at_s, stamp_ns, level, label = self._held.popleft()
-            finding = self.finding(label)
-            if stamp_ns and at_s > self._commanded_s and not self.answered(stamp_ns):
-                finding.lost += 1
-                finding.note(f"a tick at level {LEVELS[level]} without a command that holds")
-            if not self._explained(at_s, level):
-                finding.silent += 1
-                finding.note(f"a tick at level {LEVELS[level]} without a published reason")
+        while self._held and now_s - self._held[0].at_s > GRACE_S:
+            self._judge_held(self._held.popleft())
         late = [stamp for stamp, sent in self._due.items() if now_s - sent.at_s > PATIENCE_S]
         for stamp in late:
             sent = self._due.pop(stamp)
             finding = self.finding(sent.label)
+            if self.ledger.claim(sent.number):
+                finding.unseen += 1
+                continue
             finding.lost += 1
             finding.note("an observation that was due an answer got none")
             end_s = sent.at_s + PATIENCE_S
             if not any(sent.at_s <= at <= end_s and lv >= HOLD for at, _, lv in self.rows):
                 finding.silent += 1
 
-    def _explained(self, at_s: float, level: int) -> bool:
-        """Tell whether the reason in force at ``at_s``, or one right after it, names the level."""
+    def _judge_held(self, held: _Held) -> None:
+        finding, level = self.finding(held.label), LEVELS[held.level]
+        sent = held.stamp_ns and held.at_s > self._commanded_s
+        if sent and not self.answered(held.stamp_ns):
+            finding.lost += 1
+            finding.note(f"a tick at level {level} without a command that holds")
+        if not self._explained(held):
+            finding.silent += 1
+            finding.note(f"a tick at level {level} without a published reason")
+
+    def _explained(self, held: _Held) -> bool:
+        """Tell whether the node's reason in force, or one right after, names the level."""
         before = ""
-        for when, text in self.reasons:
-            if when <= at_s:
+        for when, text in self._reasons_of.get(held.node, ()):
+            if when <= held.at_s:
                 before = text
-            elif when <= at_s + GRACE_S and _explains(text, level):
+            elif when <= held.at_s + GRACE_S and _explains(text, held.level):
                 return True
-        return _explains(before, level)
+        return _explains(before, held.level)
 
 
 def _explains(text: str, level: int) -> bool:
@@ -214,3 +280,8 @@ def _bounds(contract: PolicyContract, name: str, default: float) -> NDArray[np.f
     for action in contract.actions:
         values += getattr(action.limits, name) or [default] * action.dim
     return np.array(values)
+
+
+def _trim(kept: dict[int, NDArray[np.float64]]) -> None:
+    if len(kept) > _MEMORY:
+        del kept[next(iter(kept))]

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import signal
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -23,6 +25,8 @@ from vdd_ros.nodes.driver import Driver
 from vdd_ros.nodes.process import NodeProcess
 from vdd_ros.nodes.torture.judge import Judge
 
+END_S = 10.0
+"""Longest wait for a node to end."""
 START_S = 30.0
 """Longest wait for a node to load, verify and answer."""
 NAMES = ("x", "y", "x_desired", "y_desired")
@@ -32,6 +36,18 @@ _MANY = QoSProfile(depth=200)
 _EVERY_REASON = QoSProfile(depth=200, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 _NS = 1_000_000_000
 _SLICE_S = 0.02
+
+
+@dataclass(frozen=True)
+class Companion:
+    """A node that runs beside the one under test."""
+
+    module: str
+    """Module that is started, one of ``vdd_ros.nodes``."""
+    node: str
+    """Name of its node."""
+    parameters: Mapping[str, object] = field(default_factory=dict)
+    """What it is given."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +66,8 @@ class RigSettings:
     """On top of what every node under test is given."""
     sim_time: bool = False
     """The rig's clock is published on ``/clock`` and can be set."""
+    companions: tuple[Companion, ...] = ()
+    """Started after it, ended with it."""
 
 
 class Rig:
@@ -67,13 +85,15 @@ class Rig:
         self.settings = settings
         self.rng = rng
         self.judge = Judge(contract, rate_hz=settings.rate_hz)
-        self.process: NodeProcess | None = None
-        self.crashes: dict[str, int] = {}
+        self.processes: dict[str, NodeProcess] = {}
+        """By node name."""
         self.diagnostics = ""
         """The newest summary of the node, all its texts in lines."""
         self.diagnosed_s = 0.0
-        self.row: dict[str, float] = {}
-        """The newest status row."""
+        self.rows: dict[str, dict[str, float]] = {}
+        """The newest status row of every node."""
+        self.heard_s: dict[str, float] = {}
+        """When it came."""
         self.still = False
         """The robot stands: the same state again and again."""
         self.clock_shift_ns = 0
@@ -89,14 +109,20 @@ class Rig:
         self._state = ros.create_publisher(JointState, f"{self.prefix}/robot_state", 10)
         self._reset = ros.create_publisher(Empty, f"{self.prefix}/episode_start", 10)
         self._clock = ros.create_publisher(Clock, "/clock", 10) if settings.sim_time else None
+        names = [settings.node, *(c.node for c in settings.companions)]
+        topics: list[tuple[Any, str, Callable[[Any], None], QoSProfile]] = [
+            (PointStamped, f"{self.prefix}/command", self._on_command, _MANY),
+            (DiagnosticArray, "/diagnostics", self._on_diagnostics, _MANY),
+        ]
+        for name in names:
+            path = f"{self.prefix}/{name}"
+            topics += [
+                (String, f"{path}/reason", partial(self._on_reason, name), _EVERY_REASON),
+                (Float64MultiArray, f"{path}/status", partial(self._on_status, name), _MANY),
+            ]
         self._subscriptions = [
             ros.create_subscription(kind, topic, callback, qos)
-            for kind, topic, callback, qos in (
-                (PointStamped, f"{self.prefix}/command", self._on_command, _MANY),
-                (String, f"{self.path}/reason", self._on_reason, _EVERY_REASON),
-                (Float64MultiArray, f"{self.path}/status", self._on_status, _MANY),
-                (DiagnosticArray, "/diagnostics", self._on_diagnostics, _MANY),
-            )
+            for kind, topic, callback, qos in topics
         ]
 
     # The node
@@ -107,18 +133,38 @@ class Rig:
         Raises:
             VddError: it does not; the message holds its last lines.
         """
+        self.launch(self.settings.node)
+        for companion in self.settings.companions:
+            self.launch(companion.node)
+        self.await_answer()
+
+    def launch(self, name: str) -> None:
+        """Start one of the nodes, without waiting for it."""
+        settings = self.settings
+        spec = next(
+            (c for c in settings.companions if c.node == name),
+            Companion(settings.module, settings.node, settings.parameters),
+        )
         given: dict[str, object] = {
             "autostart": True,
             "discovery_s": 0.0,
-            "rate_hz": self.settings.rate_hz,
-            "use_sim_time": self.settings.sim_time,
+            "rate_hz": settings.rate_hz,
+            "use_sim_time": settings.sim_time,
         }
-        self.process = self.driver.start(
-            self.settings.module,
-            parameters=given | dict(self.settings.parameters),
-            namespace=self.settings.namespace,
+        self.rows.pop(name, None)
+        self.processes[name] = self.driver.start(
+            spec.module, parameters=given | dict(spec.parameters), namespace=settings.namespace
         )
-        self.await_answer()
+
+    def kill(self, name: str, number: signal.Signals = signal.SIGKILL) -> int:
+        """End a node by a signal; return its exit code."""
+        process = self.processes.pop(name)
+        process.send(number)
+        self.driver.processes.remove(process)
+        try:
+            return process.wait(END_S)
+        finally:
+            process.stop()
 
     def await_answer(self) -> None:
         """Wait until the node acts; nothing is due before.
@@ -139,6 +185,7 @@ class Rig:
     def end(self) -> None:
         """End the node, if it runs, and stop watching it."""
         self._drop()
+        self.judge.settle(time.monotonic())
         ros = self.driver.node
         for subscription in self._subscriptions:
             ros.destroy_subscription(subscription)
@@ -146,20 +193,34 @@ class Rig:
             ros.destroy_publisher(publisher)
 
     def restart(self) -> None:
-        """Start the node again after it ended or was ended, as a launch file would."""
+        """Start the nodes again after one ended or was ended, as a launch file would."""
         self._drop()
         self.start()
 
     def _drop(self) -> None:
-        if self.process is not None:
-            self.process.stop()
-            self.driver.processes.remove(self.process)
-            self.process = None
+        for process in self.processes.values():
+            process.send(signal.SIGCONT)
+            process.stop()
+            self.driver.processes.remove(process)
+        self.processes.clear()
+
+    @property
+    def process(self) -> NodeProcess | None:
+        """The node under test."""
+        return self.processes.get(self.settings.node)
+
+    @property
+    def row(self) -> dict[str, float]:
+        """The newest status row of the node under test."""
+        return self.rows.get(self.settings.node, {})
 
     @property
     def alive(self) -> bool:
-        """Tell whether the node's process runs."""
-        return self.process is not None and self.process.exit_code is None
+        """Tell whether all processes run that should."""
+        names = {self.settings.node, *(c.node for c in self.settings.companions)}
+        return names == set(self.processes) and all(
+            process.exit_code is None for process in self.processes.values()
+        )
 
     # What is sent
 
@@ -192,15 +253,24 @@ class Rig:
         """Write a stamp into the header of a message."""
         message.header.stamp.sec, message.header.stamp.nanosec = divmod(stamp_ns, _NS)
 
-    def send(self, message: Any, *, due: bool) -> int:  # noqa: ANN401
-        """Publish a state; return its stamp. ``due``: it must be answered."""
-        stamp_ns = message.header.stamp.sec * _NS + message.header.stamp.nanosec
+    def send(self, message: Any, *, due: bool, publisher: Any = None) -> int:  # noqa: ANN401
+        """Publish a state and return its number in the judge's ledger.
+
+        Args:
+            message: a JointState.
+            due: it must be answered.
+            publisher: another publisher of the same topic.
+        """
         measured = [*message.position[:2]]
-        if len(measured) == 2:
-            self.judge.sent(stamp_ns, measured, time.monotonic(), due=due)
+        stamp_ns = stamp_of(message)
+        number = self.judge.sent(
+            stamp_ns, measured if len(measured) == 2 else (), time.monotonic(), due=due
+        )
         self.sent += 1
-        self._state.publish(message)
-        return stamp_ns
+        (publisher or self._state).publish(message)
+        # A message right behind it would take its place before the node has looked.
+        self._next_s = max(self._next_s, time.monotonic() + 1.0 / self.settings.rate_hz)
+        return number
 
     def reset(self) -> None:
         """Announce a new episode: what is on its way may be forgotten, and the last command."""
@@ -235,10 +305,11 @@ class Rig:
             if now >= self._next_s:
                 self.judge.settle(now)
                 self.tick_clock()
+                late = now - self._next_s > period
+                following = now + period if late else self._next_s + period
                 if sending:
                     self.send(self.message(), due=due)
-                late = now - self._next_s > period
-                self._next_s = now + period if late else self._next_s + period
+                self._next_s = following
             waits = self._next_s if sending or clocked else deadline
             self.driver.spin(min(waits - now, deadline - now, _SLICE_S))
         return True
@@ -275,13 +346,20 @@ class Rig:
         values = (message.point.x, message.point.y)
         self.judge.command(stamp.sec * _NS + stamp.nanosec, values, time.monotonic())
 
-    def _on_reason(self, message: String) -> None:
-        self.judge.reason(message.data, time.monotonic())
+    def _on_reason(self, node: str, message: String) -> None:
+        self.judge.reason(message.data, time.monotonic(), node=node)
 
-    def _on_status(self, message: Float64MultiArray) -> None:
-        row = self.row = read_labelled(message)
-        stamp_ns = int(row["stamp_sec"]) * _NS + int(row["stamp_nanosec"])
-        self.judge.status(stamp_ns, int(row["level"]), time.monotonic())
+    def _on_status(self, node: str, message: Float64MultiArray) -> None:
+        row = self.rows[node] = read_labelled(message)
+        now = self.heard_s[node] = time.monotonic()
+        self.judge.status(
+            int(row["stamp_sec"]) * _NS + int(row["stamp_nanosec"]),
+            int(row["level"]),
+            now,
+            received=int(row.get("received", -1)) if node == self.settings.node else -1,
+            commanding=bool(row["commanding"]),
+            node=node,
+        )
 
     def _on_diagnostics(self, message: DiagnosticArray) -> None:
         for status in message.status:
@@ -289,3 +367,8 @@ class Rig:
                 lines = [status.message, *(f"{v.key}: {v.value}" for v in status.values)]
                 self.diagnostics = "\n".join(lines)
                 self.diagnosed_s = time.monotonic()
+
+
+def stamp_of(message: Any) -> int:  # noqa: ANN401
+    """Return the stamp in a message's header (ns)."""
+    return int(message.header.stamp.sec) * _NS + int(message.header.stamp.nanosec)
