@@ -188,3 +188,23 @@ def _who(info: Any) -> str:  # noqa: ANN401 - rclpy's TopicEndpointInfo
     if "UNKNOWN" in info.node_name:
         return "a node that is still starting"
     return f"node '{info.node_namespace.rstrip('/')}/{info.node_name}'"
+
+
+class ClockWatch:
+    """Whether the simulation's clock, where a node follows it, is there and goes."""
+
+    def __init__(self, node: Node) -> None:
+        """Begin without having seen it."""
+        self._node = node
+        self._last_ns = 0
+
+    def look(self) -> str:
+        """Return what is wrong with ``/clock``; to be asked once a second."""
+        if not self._node.get_parameter("use_sim_time").value:
+            return ""
+        before, self._last_ns = self._last_ns, self._node.get_clock().now().nanoseconds
+        if not self._node.count_publishers("/clock"):
+            return "use_sim_time is true, but nobody publishes '/clock': time stands still"
+        if self._last_ns == before:
+            return "'/clock' stands still: the simulation is paused, or publishes no time"
+        return ""

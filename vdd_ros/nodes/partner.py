@@ -26,9 +26,10 @@ from vdd_ros.control.loop import ControlLoop
 from vdd_ros.control.tick import Tick
 from vdd_ros.core.contract import PolicyContract
 from vdd_ros.core.errors import VddError
+from vdd_ros.core.health import Health
 from vdd_ros.core.safety import SafetyLevel
 from vdd_ros.nodes.codecs import message_class
-from vdd_ros.nodes.diagnostics import LATCHED, STATUS_FIELDS, NodeReport, read_labelled
+from vdd_ros.nodes.diagnostics import LATCHED, STATUS_FIELDS, NodeReport, Section, read_labelled
 from vdd_ros.nodes.roles import Membership, Move, Standing
 
 _AT = STATUS_FIELDS.index("commanding")
@@ -161,6 +162,24 @@ class PartnerLink:
     def standing(self) -> Standing:
         """Return what this node is to say of itself now."""
         return self._part.standing(time.monotonic_ns())
+
+    def section(self, *, active: bool) -> Section:
+        """Return what ``/diagnostics`` says about who commands."""
+        part = self._part
+        level, message = Health.OK, part.why
+        if not active:
+            level = Health.STALE
+        elif part.alone:
+            level = Health.WARN
+            message = f"{part.why}; partner '{self._name}' is {part.partner_state}: nobody else "
+            message += "commands if this node fails"
+        values = {
+            "role": part.role,
+            "commanding": part.commanding,
+            "partner": self._name,
+            "partner_state": part.partner_state,
+        }
+        return Section("role", level, message, values)
 
     @property
     def text(self) -> str:

@@ -150,6 +150,14 @@ class Membership:
         return self._active and self._acted and not self.paused
 
     @property
+    def partner_state(self) -> str:
+        """What the partner was when it was last heard, in words."""
+        if self.alone:
+            return "silent" if self._heard else "never heard"
+        said = ("commanding", "fault", "ready", "paused")
+        return ", ".join(name for name in said if getattr(self._other, name)) or "not ready"
+
+    @property
     def partner_paused(self) -> bool:
         """The partner's robot was held by an operator when it was last heard."""
         return bool(self._other.paused)

@@ -20,13 +20,14 @@ from std_srvs.srv import Trigger
 
 from vdd_ros.control.observations import Source
 from vdd_ros.core.contract import PolicyContract
+from vdd_ros.core.health import Health
 from vdd_ros.core.safety import SafetyLevel
 from vdd_ros.nodes.black_box import BlackBox, BlackBoxSettings
 from vdd_ros.nodes.codecs import message_class
 from vdd_ros.nodes.commands import Sink, make_sinks
 from vdd_ros.nodes.control_loop import Actor, ControlLoop, Tick
-from vdd_ros.nodes.diagnostics import NodeReport
-from vdd_ros.nodes.graph import check_publishers
+from vdd_ros.nodes.diagnostics import NodeReport, Section
+from vdd_ros.nodes.graph import ClockWatch, check_publishers
 from vdd_ros.nodes.partner import PartnerLink
 from vdd_ros.nodes.qos import COMMAND_QOS, OBSERVATION_QOS, profile
 from vdd_ros.nodes.roles import Membership, Standing
@@ -110,6 +111,8 @@ class Wiring:
         contract, rate_hz = loaded.contract, settings.rate_hz
         sinks = make_sinks(contract, step_s=1.0 / rate_hz, frame_id=settings.frame_id)
         self.report = NodeReport(node, facts=loaded.facts, nfe=loaded.nfe, standing=self._standing)
+        self.report.sections.append(self._role)
+        self._clock = ClockWatch(node)
         self._undo.append(self.report.destroy)
         try:
             self._publishers = [self._publish(sink, single=len(sinks) == 1) for sink in sinks]
@@ -206,6 +209,15 @@ class Wiring:
             paused=self.loop.paused,
             sent_us=time.monotonic_ns() // 1000,
         )
+
+    def _role(self) -> Section:
+        active = self.loop.active
+        if self._link is not None:
+            return self._link.section(active=active)
+        commanding = active and not self._settings.shadow
+        values = {"role": self._settings.role, "commanding": commanding, "partner": "none"}
+        level, message = (Health.OK, "no partner") if active else (Health.STALE, "not active")
+        return Section("role", level, message, values)
 
     def _topics(self) -> list[tuple[str, str]]:
         heard = [(source.topic, source.type) for source in self.loop.collector.sources]
@@ -376,6 +388,7 @@ class Wiring:
                 f"{others} other node(s) publish '{publisher.topic_name}' too" if others else "",
             )
         self.report.warn("black box", self.box.trouble)
+        self.report.warn("/clock", self._clock.look())
         self.report.publish_summary(self.loop, waiting=self._watchers.waiting())
 
     def _on_incompatible(self, topic: str, who: str, event: Any) -> None:  # noqa: ANN401
