@@ -17,8 +17,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from vdd_ros.core.axes import AccelerationAxis, Axis, JerkAxis
+from vdd_ros.core.axes import AccelerationAxis, Axis
 from vdd_ros.core.contract import PolicyContract
+from vdd_ros.core.jerk_axis import JerkAxis
 
 Array = NDArray[np.float64]
 
