@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from rcl_interfaces.srv import GetParameters, SetParametersAtomically
 from rclpy.parameter import Parameter
 from std_srvs.srv import SetBool, Trigger
 
-from tests.nodes.robot import START, Robot, avoiding, start_policy
+from tests.nodes.robot import ANSWER_S, START, Robot, avoiding, start_policy
 from tests.policy_files import MoeTwin, make_denoiser_file, make_moe_file
 from vdd_ros.nodes.driver import Driver
 from vdd_ros.nodes.reload import incompatible
@@ -180,6 +182,35 @@ def test_an_operator_holds_and_reloads_a_running_policy(
     assert not answer.success
     assert "not configured" in answer.message
     assert robot.set(role="shadow")[0]
+
+
+def test_a_teacher_is_reloaded_once_at_a_time_and_ends_while_it_loads(driver: Driver) -> None:
+    """The second of two questions is refused or comes later; a signal ends the node cleanly."""
+    robot = Operator(driver, node="teacher")
+    process = driver.start(
+        "teacher_node", parameters={"autostart": True, "discovery_s": 0.0, "nfe": 2}, ends=True
+    )
+    robot.active()
+    client = driver.node.create_client(Trigger, "/teacher/reload")
+    robot.until(client.service_is_ready, "service")
+    answers: list[Any] = []
+    due = 0.0
+
+    def answered() -> bool:
+        nonlocal due
+        if time.monotonic() >= due:  # asked again, as an answer may be lost
+            due = time.monotonic() + ANSWER_S
+            answers.extend(client.call_async(Trigger.Request()) for _ in range(3))
+        done = [future.result() for future in answers if future.done()]
+        assert all(a.success or "loaded already" in a.message for a in done), done
+        return any(a.success for a in done)
+
+    robot.until(answered, "a reload among several questions")
+    robot.ask(*START)
+    client.call_async(Trigger.Request())
+    process.send(signal.SIGINT)
+    assert process.wait(20.0) == 0, process.tail()
+    assert "Traceback" not in process.log()
 
 
 def test_a_difference_of_contracts_is_named() -> None:
