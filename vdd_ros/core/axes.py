@@ -16,7 +16,7 @@ from typing import Protocol
 
 SLACK = 1e-9
 """Share of a limit by which rounding may exceed it."""
-_FASTEST = 1e100
+FASTEST = 1e100
 """A target that moves faster is a number, not a motion."""
 
 
@@ -67,7 +67,7 @@ class Target:
     __slots__ = ("drift", "last", "limit")
 
     def __init__(self, limit: float) -> None:
-        self.limit = min(limit, _FASTEST)
+        self.limit = min(limit, FASTEST)
         self.reset()
 
     def reset(self) -> None:

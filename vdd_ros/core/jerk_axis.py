@@ -2,6 +2,10 @@
 
 What is counted in ticks, and why a command is only sent if a stop can follow it, is said in
 `vdd_ros.core.axes`.
+
+This runs once per component and tick. What depends on the limits alone is worked out beforehand,
+and where a cheap look settles a question, the exact one is not asked; the results are those of the
+plain rule, bit for bit.
 """
 
 from __future__ import annotations
@@ -9,7 +13,7 @@ from __future__ import annotations
 import copy
 import math
 
-from vdd_ros.core.axes import SLACK, Target, cap_of, fastest_stop
+from vdd_ros.core.axes import FASTEST, SLACK, cap_of, fastest_stop
 
 _BISECTIONS = 10
 """Halvings between the planned stop and what is wanted: a thousandth of the way is near enough."""
@@ -18,6 +22,8 @@ _RESERVE, _CALM = 0.7, 0.3
 needed to follow that plan. With more of the jerk the approach swings; with less it crawls."""
 _GAIN = 0.5
 """Largest share of the remaining distance that one tick covers, where a target is approached."""
+_NO_STOP = (0, 0, 0.0)
+"""No stop is being followed: its stage, its ticks, its share of the fullest stop."""
 
 
 class JerkAxis:
@@ -31,18 +37,30 @@ class JerkAxis:
     """
 
     __slots__ = (
+        "_at_once_step",
+        "_calm",
+        "_drift",
+        "_drift_limit",
+        "_fastest",
         "_full",
+        "_half",
         "_high",
+        "_inner_high",
+        "_inner_low",
         "_jerk",
+        "_knee",
         "_locked",
         "_low",
+        "_plenty",
         "_push",
         "_rate",
         "_ruled",
+        "_seen",
+        "_slack",
         "_speed",
+        "_steady",
         "_step",
         "_stop",
-        "_target",
         "at",
         "cause",
     )
@@ -57,51 +75,78 @@ class JerkAxis:
         # Ticks until the acceleration is at its limit; more than a run has where there is none.
         self._ruled = int(min(ratio, 1e9))
         self._full = jerk * self._ruled * (self._ruled + 1)
-        self._target = Target(step)
+        self._fastest = step * (1.0 + SLACK)
+        self._drift_limit = min(step, FASTEST)
+        self._slack = SLACK * jerk
+        self._at_once_step = min(acceleration, jerk)
+        self._half = 0.5 / jerk
+        self._steady, self._calm = _RESERVE * acceleration, _CALM * jerk
+        self._knee = self._steady * self._steady / self._calm
+        # To make up for this much velocity takes all the acceleration there is, and twice more.
+        self._plenty = 2.0 * acceleration * (ratio + 2.0)
+        # No stop covers more than all its ticks at full speed: inside of that the bounds are far.
+        ticks = ratio + 4.0 + self._duration(step) if step < math.inf else math.inf
+        self._inner_low, self._inner_high = low + ticks * step, high - ticks * step
         self.start(math.nan)
 
     def start(self, at: float) -> None:
         """Stand still at ``at``."""
         self.at, self._speed, self._push, self.cause = at, 0.0, 0.0, ""
-        self._stop = (0, 0, 0.0)
+        self._stop = _NO_STOP
         self._locked = False
-        self._target.reset()
+        self._seen, self._drift = math.nan, 0.0
 
     def fork(self) -> JerkAxis:
         """Return an axis that goes on from here."""
-        other = copy.copy(self)
-        other._target = copy.copy(self._target)
-        return other
+        return copy.copy(self)
 
     def next(self, target: float, share: float, *, follow: bool) -> float:
         """Return the command that comes nearest to ``target``; see `Axis`."""
         at, speed, push, jerk = self.at, self._speed, self._push, self._jerk
-        drift = self._target.see(target, follow=follow)
+        moved = target - self._seen
+        self._seen = target
+        if not follow:
+            self._drift = 0.0
+        elif -self._drift_limit <= moved <= self._drift_limit:
+            self._drift = moved
         self.cause = ""
         if at != at:
             self.at = target
             return target
         # Outside the bounds there is only the way back.
-        low, high = min(self._low, at), max(self._high, at)
-        bottom, top = max(push - jerk, -self._rate), min(push + jerk, self._rate)
+        low = self._low if self._low < at else at
+        high = self._high if self._high > at else at
+        bottom, top, rate = push - jerk, push + jerk, self._rate
+        if bottom < -rate:
+            bottom = -rate
+        if top > rate:
+            top = rate
         reach = target - at
-        cap = cap_of(reach, self._step, share)
+        cap = self._fastest if share >= 1.0 else cap_of(reach, self._step, share)
         wanted = reach - speed
-        slack = SLACK * jerk
         if (
-            bottom - slack <= wanted <= top + slack
+            bottom - self._slack <= wanted <= top + self._slack
             and -cap <= reach <= cap
-            and ((self._locked and follow) or self._at_once(reach - drift, wanted))
+            and ((self._locked and follow) or self._at_once(reach - self._drift, wanted))
             and self._stops(reach, wanted, low, high)
         ):
-            self._go(target, reach, wanted)
+            self.at, self._speed, self._push, self._stop = target, reach, wanted, _NO_STOP
             self._locked = True
             return target
         self.cause = self._why(reach, wanted, cap)
         self._locked = False
-        stage, planned = self._planned()
-        chosen = min(max(self._chase(reach, drift, cap), bottom), top)
+        chosen = self._chase(reach, cap)
+        if chosen < bottom:
+            chosen = bottom
+        elif chosen > top:
+            chosen = top
+        return self._approach(chosen, low, high)
+
+    def _approach(self, chosen: float, low: float, high: float) -> float:
+        """Accelerate by what is nearest to ``chosen`` and leaves a stop; return the command."""
+        at, speed, stage = self.at, self._speed, _NO_STOP
         if not self._stops(speed + chosen, chosen, low, high):
+            stage, planned = self._planned()
             good, bad = planned, chosen
             for _ in range(_BISECTIONS):
                 middle = 0.5 * (good + bad)
@@ -110,26 +155,37 @@ class JerkAxis:
                 else:
                     bad = middle
             chosen = good
-        self._go(min(max(at + speed + chosen, low), high), speed + chosen, chosen)
-        if chosen == planned:
-            self._stop = stage
-        return self.at
-
-    def _go(self, command: float, speed: float, push: float) -> None:
-        self.at, self._speed, self._push = command, speed, push
-        self._stop = (0, 0, 0.0)
+            if chosen != planned:
+                stage = _NO_STOP
+        elif self._stop[0] or self._push == 0.0:
+            # Elsewhere a stop has no stage to remember.
+            planned_stage, planned = self._planned()
+            if chosen == planned:
+                stage = planned_stage
+        command = at + speed + chosen
+        command = low if command < low else high if command > high else command
+        self.at, self._speed, self._push, self._stop = command, speed + chosen, chosen, stage
+        return command
 
     def _stops(self, speed: float, push: float, low: float, high: float) -> bool:
         """Tell whether a stop within all limits follows the step ``speed`` from here."""
-        fastest = self._step * (1.0 + SLACK)
         at = self.at + speed
+        size = push if push >= 0.0 else -push
+        if (
+            self._inner_low <= at <= self._inner_high
+            # What the acceleration still adds to the velocity is no more than its square by 2 J.
+            and -self._step <= speed - size * size * self._half
+            and speed + size * size * self._half <= self._step
+        ):
+            return True
+        fastest = self._fastest
         if not (low <= at <= high and -fastest <= speed <= fastest):
             return False
         if self._at_once(speed, push):
             return True
         left, end = speed, at
         if push != 0.0:
-            jerk, size = self._jerk, abs(push)
+            jerk = self._jerk
             m = max(math.ceil(size / jerk - SLACK), 1)
             k = m - 1
             gain = k * size - jerk * k * m / 2.0
@@ -147,7 +203,7 @@ class JerkAxis:
 
     def _at_once(self, speed: float, push: float) -> bool:
         """Tell whether the next step may be none at all."""
-        return abs(speed) <= min(self._rate, self._jerk) and abs(speed + push) <= self._jerk
+        return abs(speed) <= self._at_once_step and abs(speed + push) <= self._jerk
 
     def _duration(self, speed: float) -> int:
         """Return the ticks in which ``speed`` can be taken away, starting and ending unpushed."""
@@ -181,17 +237,22 @@ class JerkAxis:
             return (0, 0, 0.0), -self._speed
         return (i, n, scale), scale * min(min(i, n + 1 - i) * self._jerk, self._rate)
 
-    def _chase(self, reach: float, drift: float, cap: float) -> float:
+    def _chase(self, reach: float, cap: float) -> float:
         """Return the acceleration that leads to the target, slow enough to end on it."""
-        away, rate, jerk = reach - drift, _RESERVE * self._rate, _CALM * self._jerk
-        far = abs(away)
-        speed = (far * far * jerk) ** (1.0 / 3.0)
-        if rate < math.inf and speed > rate * rate / jerk:
-            b = 0.5 * rate * rate / jerk
-            speed = math.sqrt(b * b + 2.0 * rate * far) - b
-        speed = min(max(drift + math.copysign(min(speed, _GAIN * far), away), -cap), cap)
-        lack = speed - self._speed
-        return math.copysign(fastest_stop(abs(lack), self._jerk), lack)
+        drift, steady = self._drift, self._steady
+        away = reach - drift
+        far = away if away >= 0.0 else -away
+        speed = (far * far * self._calm) ** (1.0 / 3.0)
+        if steady < math.inf and speed > self._knee:
+            b = 0.5 * self._knee
+            speed = math.sqrt(b * b + 2.0 * steady * far) - b
+        if speed > _GAIN * far:
+            speed = _GAIN * far
+        speed = drift + speed if away >= 0.0 else drift - speed
+        lack = (cap if speed > cap else -cap if speed < -cap else speed) - self._speed
+        if -self._plenty <= lack <= self._plenty:
+            return math.copysign(fastest_stop(abs(lack), self._jerk), lack)
+        return math.copysign(math.inf, lack)
 
     def _why(self, reach: float, wanted: float, cap: float) -> str:
         if abs(reach) > cap:

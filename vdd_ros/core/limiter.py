@@ -12,7 +12,6 @@ to their bounds and then to one step, and nothing else happens to them.
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,6 +41,7 @@ class Limiter:
         self._axes: list[tuple[int, Axis]] = []
         for i in np.flatnonzero(np.isfinite(acceleration) | np.isfinite(jerk)).tolist():
             self._axes.append((i, self._axis(i, float(acceleration[i]), float(jerk[i]))))
+        self._by_place = self._placed()
 
     def start(self, at: Array | None) -> None:
         """Stand still at ``at`` [D_act], NaN where nothing is known; None: nothing is known.
@@ -64,6 +64,7 @@ class Limiter:
         """Return a limiter that goes on from here and leaves this one as it is."""
         other = copy.copy(self)
         other._axes = [(i, axis.fork()) for i, axis in self._axes]
+        other._by_place = other._placed()
         return other
 
     def next(self, wanted: Array, share: float = 1.0, *, follow: bool = True) -> tuple[Array, str]:
@@ -87,6 +88,11 @@ class Limiter:
         reason = "" if (command == wanted).all() else self._reason(wanted, target, command, share)
         return command, reason
 
+    def _placed(self) -> list[Axis | None]:
+        """Return the axis of every component, None where it is only clipped."""
+        axes = dict(self._axes)
+        return [axes.get(i) for i in range(len(self.names))]
+
     def _stepped(self, target: Array, share: float) -> Array:
         """Return ``target`` within one step of the last command, in a new array."""
         last, step = self.last, self.step
@@ -107,17 +113,22 @@ class Limiter:
         return AccelerationAxis(low, high, step=step, acceleration=acceleration)
 
     def _reason(self, wanted: Array, target: Array, command: Array, share: float) -> str:
+        # Lists: a number out of an array costs more than all that is done with it here.
+        wishes, targets, sent = wanted.tolist(), target.tolist(), command.tolist()
+        rate = "rate limit" if share >= 1.0 else "ramp"
         causes: dict[str, list[str]] = {}
-        for i in np.flatnonzero(wanted != target).tolist():
-            causes.setdefault("position limit", []).append(self._change(i, wanted, target))
-        by_axis = dict(self._axes)
-        for i in np.flatnonzero(target != command).tolist():
-            cause = by_axis[i].cause if i in by_axis else "rate limit" if share >= 1.0 else "ramp"
-            causes.setdefault(cause, []).append(self._change(i, target, command))
-        return "; ".join(f"{cause} {', '.join(parts)}" for cause, parts in causes.items())
+        if wishes != targets:
+            causes["position limit"] = self._changes(wishes, targets)
+        for i, name in enumerate(self.names):
+            if targets[i] != sent[i]:
+                axis = self._by_place[i]
+                change = f"{name} {targets[i]:.6g} -> {sent[i]:.6g}"
+                causes.setdefault(rate if axis is None else axis.cause, []).append(change)
+        return "; ".join([f"{cause} {', '.join(parts)}" for cause, parts in causes.items()])
 
-    def _change(self, i: int, before: Sequence[float] | Array, after: Array) -> str:
-        return f"{self.names[i]} {before[i]:.6g} -> {after[i]:.6g}"
+    def _changes(self, before: list[float], after: list[float]) -> list[str]:
+        changed = zip(self.names, before, after, strict=True)
+        return [f"{name} {old:.6g} -> {new:.6g}" for name, old, new in changed if old != new]
 
 
 def _vector(contract: PolicyContract, name: str, default: float) -> Array:
