@@ -20,8 +20,8 @@ from vdd_ros.core.contract import PolicyContract
 from vdd_ros.core.errors import VddError
 from vdd_ros.core.safety import SafetyLevel
 from vdd_ros.data.bag_files import BagWriter, empty_messages, message_types
+from vdd_ros.data.command_log import CommandLog, Pair
 from vdd_ros.data.recording import Heard
-from vdd_ros.data.rosbag import CommandLog, Pair
 from vdd_ros.runtime.policy import Policy
 
 _WATCH_S = 1.0
