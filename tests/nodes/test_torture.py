@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from tests.conftest import ROOT
 from tests.nodes.robot import avoiding
 from vdd_ros.cli.main import main
 from vdd_ros.core.errors import VddError
@@ -170,6 +174,34 @@ def test_some_faults_end_to_end() -> None:
         assert row.outside == row.crashes == row.twice == 0, row.examples
         assert row.recovered == row.injected
         assert row.detected >= row.injected - 1, row.examples
+
+
+def test_streams_processes_and_services_end_to_end() -> None:
+    """One of each: nothing out of limits, no crash, and the node acts again."""
+    names = ["publisher-stops", "burst", "episode-reset", "other-type", "stopped-node"]
+    names += ["interrupted-node", "parameter-storm", "lifecycle-storm", "killed-commander"]
+    report = run_campaign(chosen(names), minutes=3.0, seed=1, rate_hz=RATE_HZ, scale=0.01)
+    assert [row.injected for row in report.rows] == [1] * len(names)
+    for row in report.rows:
+        assert row.outside == row.crashes == 0, row.examples
+        assert row.recovered == 1, row.examples
+
+
+def test_an_interrupted_campaign_tells_what_it_measured() -> None:
+    """Ctrl-C: the table so far, exit status 130."""
+    words = [sys.executable, "-m", "vdd_ros", "torture", "--faults", "nan", "--minutes", "5"]
+    with subprocess.Popen(
+        words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        # It says which bench it runs when its children are about to start.
+        while "student" not in process.stderr.readline():
+            assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        table = process.stdout.read()
+        assert process.wait(60.0) == 130
+    assert "| nan" in table or "\nnan " in table
 
 
 def test_the_command(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -133,6 +133,23 @@ class Driver:
         """Return the last lines of every child node."""
         return "\n".join(f"-- {p.name}:\n{p.tail(5)}" for p in self.processes)
 
+    @contextmanager
+    def neighbour(self, name: str) -> Iterator[Node]:
+        """Another node in the same domain, as from a process of its own; it only publishes."""
+        context = Context()
+        with _variables(self._environment):
+            rclpy.init(
+                context=context,
+                domain_id=self.context.get_domain_id(),
+                signal_handler_options=SignalHandlerOptions.NO,
+            )
+        node = Node(name, context=context)
+        try:
+            yield node
+        finally:
+            node.destroy_node()
+            context.try_shutdown()
+
     def discover(self) -> None:
         """Give local discovery the time it takes."""
         deadline = time.monotonic() + _DISCOVERY_S

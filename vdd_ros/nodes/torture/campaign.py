@@ -78,6 +78,8 @@ class Report:
     rows: tuple[Row, ...]
     commands: int
     """Commands that were checked."""
+    interrupted: bool = False
+    """Somebody ended it before its time."""
 
     @property
     def injected(self) -> int:
@@ -129,6 +131,7 @@ def run_campaign(
     rows = {f.name: Row(f.name, planned=max(1, round(f.count * scale))) for f in faults}
     times: dict[str, list[float]] = {f.name: [] for f in faults}
     commands = 0
+    interrupted = False
     groups: dict[str, list[Fault]] = {}
     for fault in faults:
         groups.setdefault(fault.bench, []).append(fault)
@@ -140,13 +143,18 @@ def run_campaign(
         share_s = (end_s - time.monotonic()) * weight[0] / max(sum(weight), 1e-9)
         say(f"{bench}: {', '.join(f.name for f in members)}")
         stop_s = time.monotonic() + share_s
-        commands += _run_group(bench, members, rows, times, rng, stop_s, rate_hz, say)
+        try:
+            commands += _run_group(bench, members, rows, times, rng, stop_s, rate_hz, say)
+        except KeyboardInterrupt:
+            # The nodes have ended; what was measured so far is worth its table.
+            interrupted = True
+            break
     for name, row in rows.items():
         if times[name]:
             row.detect_p50_ms = float(np.median(times[name]) * 1e3)
             row.detect_max_ms = float(max(times[name]) * 1e3)
     seconds = time.monotonic() - begun
-    return Report(seed, rate_hz, seconds, tuple(rows.values()), commands)
+    return Report(seed, rate_hz, seconds, tuple(rows.values()), commands, interrupted)
 
 
 def _run_group(
@@ -166,29 +174,42 @@ def _run_group(
         BENCHES[bench](driver, contract, rate_hz, rng) as rig,
     ):
         rig.start()
-        for fault in _order(members, rows, rng):
-            row = rows[fault.name]
-            if time.monotonic() > stop_s and row.injected:
-                continue
-            rig.judge.label = fault.name
-            outcome = _injected(fault, rig, row)
-            for _ in range(_AGAIN):
-                if not outcome.unseen or not outcome.recovered:
-                    break
-                outcome = _injected(fault, rig, row)
-            row.injected += 1
-            row.recovered += outcome.recovered
-            if outcome.detected_s is not None:
-                row.detected += 1
-                times[fault.name].append(outcome.detected_s)
-            if not outcome.recovered:
-                say(f"{fault.name}: not recovered, the node is started again")
-                row.examples.append(f"not recovered; last lines: {_tail(rig)}")
-                rig.restart()
-        rig.rest(GRACE_S + PATIENCE_S + 0.1)
-        for fault in members:
-            _charge(rows[fault.name], rig.judge.finding(fault.name))
+        try:
+            _inject_all(members, rows, times, rig, stop_s, say)
+            rig.rest(GRACE_S + PATIENCE_S + 0.1)
+        finally:
+            for fault in members:
+                _charge(rows[fault.name], rig.judge.finding(fault.name))
         return rig.judge.commands
+
+
+def _inject_all(
+    members: list[Fault],
+    rows: Mapping[str, Row],
+    times: Mapping[str, list[float]],
+    rig: Rig,
+    stop_s: float,
+    say: Callable[[str], None],
+) -> None:
+    for fault in _order(members, rows, rig.rng):
+        row = rows[fault.name]
+        if time.monotonic() > stop_s and row.injected:
+            continue
+        rig.judge.label = fault.name
+        outcome = _injected(fault, rig, row)
+        for _ in range(_AGAIN):
+            if not outcome.unseen or not outcome.recovered:
+                break
+            outcome = _injected(fault, rig, row)
+        row.injected += 1
+        row.recovered += outcome.recovered
+        if outcome.detected_s is not None:
+            row.detected += 1
+            times[fault.name].append(outcome.detected_s)
+        if not outcome.recovered:
+            say(f"{fault.name}: not recovered, the node is started again")
+            row.examples.append(f"not recovered; last lines: {_tail(rig)}")
+            rig.restart()
 
 
 def _order(members: list[Fault], rows: Mapping[str, Row], rng: np.random.Generator) -> list[Fault]:

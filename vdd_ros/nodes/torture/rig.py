@@ -327,14 +327,22 @@ class Rig:
         """Let time pass."""
         self.pace(lambda: False, timeout_s=seconds, sending=sending, due=due)
 
-    def call(self, kind: Any, name: str, request: Any, *, timeout_s: float = 2.0) -> Any:  # noqa: ANN401
+    def call(
+        self,
+        kind: Any,  # noqa: ANN401 - a service type
+        name: str,
+        request: Any,  # noqa: ANN401
+        *,
+        timeout_s: float = 2.0,
+        due: bool = True,
+    ) -> Any:  # noqa: ANN401
         """Call a service of the node while the robot goes on; return None without an answer."""
         client = self.driver.node.create_client(kind, f"{self.path}/{name}")
         try:
-            if not self.pace(client.service_is_ready, timeout_s=timeout_s):
+            if not self.pace(client.service_is_ready, timeout_s=timeout_s, due=due):
                 return None
             future = client.call_async(request)
-            self.pace(future.done, timeout_s=timeout_s)
+            self.pace(future.done, timeout_s=timeout_s, due=due)
             return future.result() if future.done() else None
         finally:
             self.driver.node.destroy_client(client)
@@ -362,11 +370,13 @@ class Rig:
         )
 
     def _on_diagnostics(self, message: DiagnosticArray) -> None:
+        lines: list[str] = []
         for status in message.status:
-            if status.name.startswith(self.path):
-                lines = [status.message, *(f"{v.key}: {v.value}" for v in status.values)]
-                self.diagnostics = "\n".join(lines)
-                self.diagnosed_s = time.monotonic()
+            if status.name.startswith(f"{self.path}: "):
+                lines += [status.message, *(f"{v.key}: {v.value}" for v in status.values)]
+        if lines:
+            self.diagnostics = "\n".join(lines)
+            self.diagnosed_s = time.monotonic()
 
 
 def stamp_of(message: Any) -> int:  # noqa: ANN401
