@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import signal
+import tempfile
 import time
 from dataclasses import dataclass
+from pathlib import Path
 
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState, GetState
 from rcl_interfaces.srv import SetParameters
 from rclpy.parameter import Parameter
 
+from vdd_ros.core.shipped import STUDENT, shipped_file
 from vdd_ros.nodes.torture.faults import DETECT_S, RECOVER_S, Fault, Outcome, told
 from vdd_ros.nodes.torture.rig import START_S, Rig
 
@@ -151,6 +154,36 @@ class ParameterStorm(Fault):
 
 
 @dataclass(frozen=True)
+class WrongFile(Fault):
+    """Another policy file is asked for that is none, in the middle of the stream."""
+
+    kind: str = "missing"
+    """``missing``, ``cut``, ``foreign`` or ``damaged``."""
+
+    def inject(self, rig: Rig) -> Outcome:
+        """Ask for it; it must be refused with a reason while every state is answered."""
+        rig.ticks(2)
+        begun = time.monotonic()
+        with tempfile.TemporaryDirectory(prefix="vdd_ros_") as folder:
+            path = Path(folder) / "policy.onnx"
+            whole = shipped_file(STUDENT).read_bytes()
+            at = int(rig.rng.integers(len(whole) // 8, len(whole) * 7 // 8))
+            if self.kind == "cut":
+                path.write_bytes(whole[:at])
+            elif self.kind == "foreign":
+                path.write_bytes(rig.rng.bytes(4096))
+            elif self.kind == "damaged":
+                path.write_bytes(whole[:at] + rig.rng.bytes(256) + whole[at + 256 :])
+            message = Parameter("policy", value=str(path)).to_parameter_msg()
+            request = SetParameters.Request(parameters=[message])
+            answer = rig.call(SetParameters, "set_parameters", request, timeout_s=DETECT_S)
+        result = answer.results[0] if answer is not None else None
+        refused = result is not None and not result.successful and bool(result.reason)
+        took_s = time.monotonic() - begun
+        return Outcome(took_s if refused else None, self.recovered(rig))
+
+
+@dataclass(frozen=True)
 class Lifecycle(Fault):
     """Down some rungs of the lifecycle and up again, at any moment."""
 
@@ -237,6 +270,17 @@ PROCESS_FAULTS: tuple[Fault, ...] = (
         "good ones are taken, wrong ones refused with a reason, no answer is missing",
         count=8,
         cost_s=1.0,
+    ),
+    *(
+        WrongFile(
+            f"{kind}-file",
+            f"a reload of a policy file that is {kind}",
+            "it is refused with a reason, and no answer is lost meanwhile",
+            kind=kind,
+            count=15,
+            cost_s=0.3,
+        )
+        for kind in ("missing", "cut", "foreign", "damaged")
     ),
     Lifecycle(
         "lifecycle-storm",
