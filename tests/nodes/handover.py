@@ -133,6 +133,16 @@ class Pair:
         points = np.array([c for _, _, c in self.commands])
         return float(np.abs(np.diff(points, axis=0)).max())
 
+    def jumps(self, limit: float) -> list[float]:
+        """Steps longer than ``limit`` for every period between the observations they answer.
+
+        Of commands that come while the robot's process stalls, it may get the newest alone.
+        """
+        stamps = np.array([s for _, s, _ in self.commands])
+        steps = np.abs(np.diff([c for _, _, c in self.commands], axis=0)).max(axis=1)
+        periods = np.ceil(np.abs(np.diff(stamps)) / (PERIOD_S * 1e9) - 0.1).clip(min=1)
+        return [float(s) for s in steps[steps > limit * periods + 1e-9]]
+
     def _publish(self) -> None:
         x, y = self.at
         message = JointState(name=["x", "y", "x_desired", "y_desired"], position=[x, y, x, y])
@@ -165,9 +175,14 @@ def kill_and_measure(pair: Pair, phase: float) -> dict[str, float]:
     pair.until(lambda: len(pair.commands) > count, "command")
     pair.run(phase * PERIOD_S)
     killed = pair.kill("policy")
+    first_own = pair.rows["teacher"]
+
+    def takings() -> list[float]:
+        return [t for t, row in first_own if row["commanding"] and t > killed]
+
+    pair.until(lambda: bool(takings()), "standby in command")
     pair.run(5 * PERIOD_S)
-    dead_row, first_own = pair.rows["policy"][-1], pair.rows["teacher"]
-    took = next(t for t, row in first_own if row["commanding"] and t > killed)
+    dead_row, took = pair.rows["policy"][-1], takings()[0]
     before = [t for t, _, _ in pair.commands if t <= dead_row[0] + 0.2 * PERIOD_S]
     after = [t for t, _, _ in pair.commands if t > before[-1]]
     assert after, pair.driver.tails()

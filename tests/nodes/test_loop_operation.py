@@ -65,7 +65,7 @@ def test_an_exchanged_policy_acts_from_the_next_tick_with_the_history_there_is()
 def test_who_may_not_send_decides_and_says_so_but_sends_nothing() -> None:
     """A standby is as warm as one can be: it asks its policy at every tick."""
     rig = Rig(still)
-    rig.loop.may_send = lambda: False
+    rig.loop.may_send = lambda *_: False
     for _ in range(3):
         rig.step(0.5, 0.5)
     assert rig.sent == []
@@ -79,7 +79,7 @@ def test_taking_over_continues_from_the_other_nodes_last_command() -> None:
     """The newest decision is sent at once, limited from the command that was seen last."""
     may = [False]
     rig = Rig(lambda w: [[0.5, 0.0]])
-    rig.loop.may_send = lambda: may[0]
+    rig.loop.may_send = lambda *_: may[0]
     rig.step(0.5, 0.0)
     stamp = rig.now
     rig.now += 5 * MS
@@ -95,7 +95,7 @@ def test_taking_over_without_a_command_seen_starts_at_the_measured_state() -> No
     """Where the last command is unknown or old, the robot is where it is measured."""
     may = [False]
     rig = Rig(lambda w: [[0.5, 0.0]])
-    rig.loop.may_send = lambda: may[0]
+    rig.loop.may_send = lambda *_: may[0]
     for x in (-0.5, -0.2):
         rig.step(x, 0.0)
     may[0] = True
@@ -107,7 +107,7 @@ def test_taking_over_with_stale_observations_holds_the_command_seen_last() -> No
     """A decision as old as the silence is not sent; the reason names the silent topic."""
     rig = Rig(lambda w: [[0.5, 0.0]])
     may = [False]
-    rig.loop.may_send = lambda: may[0]
+    rig.loop.may_send = lambda *_: may[0]
     rig.step(0.5, 0.0)
     rig.now += 100 * PERIOD
     may[0] = True

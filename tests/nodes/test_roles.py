@@ -6,6 +6,7 @@ import copy
 import itertools
 from collections import deque
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 from hypothesis import example, given, settings
@@ -21,6 +22,26 @@ STEP = PERIOD // 20
 HEALTHY_S = 0.2
 
 
+class ModelToken:
+    """The token as a process sees it; the kernel knows who is dead, however late rows are."""
+
+    def __init__(self, world: World, role: str) -> None:
+        self.world, self.role = world, role
+        self.shared = self.gone = self.seen = False
+
+    @property
+    def mine(self) -> bool:
+        return self.world.holder == self.role
+
+    def look(self) -> None:
+        self.shared = not (self.world.spare if self.role == "command" else self.world.main).dead
+        self.seen |= self.shared
+        self.gone = self.seen and not self.shared
+
+    def take(self) -> None:
+        self.world.holder = self.role
+
+
 @dataclass
 class Node:
     """A node as the executor runs it: ticks, watches, rows, in an order nobody promises."""
@@ -30,6 +51,8 @@ class Node:
     watch_at: int
     inbox: deque[tuple[int, Standing]] = field(default_factory=deque)
     stopped_until: int = 0
+    deaf_until: int = 0
+    """Rows wait, though the process runs: its thread that receives them does not."""
     dead: bool = False
     acts: bool = True
     sent: list[int] = field(default_factory=list)
@@ -42,15 +65,24 @@ class Node:
 class World:
     """Two nodes, the rows between them, and a clock."""
 
-    def __init__(self, *, delay: int = 1, timers_first: bool = True, phase: int = 0) -> None:
+    def __init__(
+        self, *, delay: int = 1, timers_first: bool = True, phase: int = 0, token: bool = False
+    ) -> None:
         self.now = 10**12
+        self.token = token
+        self.holder = ""
         self.delay = delay * STEP
         self.timers_first = timers_first
         self.main = self._node("command", 0)
         self.spare = self._node("standby", phase * STEP)
 
     def _node(self, role: str, phase: int) -> Node:
-        part = Membership(role, rate_hz=1e9 / PERIOD, healthy_s=HEALTHY_S)  # type: ignore[arg-type]
+        part = Membership(
+            role,  # type: ignore[arg-type]
+            rate_hz=1e9 / PERIOD,
+            healthy_s=HEALTHY_S,
+            token=ModelToken(self, role) if self.token else None,
+        )
         part.activate(self.now)
         return Node(part, self.now + phase, self.now + phase // 2)
 
@@ -89,7 +121,7 @@ class World:
             self.step()
 
     def read(self, node: Node) -> None:
-        while node.inbox and node.inbox[0][0] <= self.now:
+        while node.inbox and node.inbox[0][0] <= self.now >= node.deaf_until:
             self.do(node, node.part.on_partner(node.inbox.popleft()[1], self.now))
 
     def watch(self, node: Node) -> None:
@@ -117,8 +149,8 @@ class World:
         self.other(node).inbox.append((self.now + self.delay, row))
 
 
-def settled(**kwargs: int) -> World:
-    world = World(**kwargs)  # type: ignore[arg-type]
+def settled(**kwargs: Any) -> World:
+    world = World(**kwargs)
     world.run(20)
     assert world.main.part.commanding
     assert not world.spare.part.commanding
@@ -146,6 +178,28 @@ def test_a_dead_commander_is_replaced_within_two_periods_of_its_last_row(
     assert world.spare.part.commanding
     assert world.spare.sent[0] - last_row <= 2 * PERIOD
     assert "silent" in world.spare.part.why
+
+
+@pytest.mark.parametrize("kill_at", range(0, 20, 3))
+def test_with_a_token_the_death_of_a_process_is_known_with_the_next_watch(kill_at: int) -> None:
+    """No silence has to be waited for: the kernel knows."""
+    world = settled(token=True)
+    world.run(kill_at / 20)
+    world.main.dead = True
+    died = world.now
+    world.run(1)
+    assert world.spare.sent[0] - died <= 0.25 * PERIOD
+
+
+def test_with_a_token_a_late_row_does_not_cost_the_command() -> None:
+    """Two periods without a chance to say anything: nobody took it, so nothing changes."""
+    world = settled(token=True)
+    world.spare.stopped_until = world.now + 3 * PERIOD
+    world.main.stopped_until = world.now + 2 * PERIOD
+    world.run(2.5)
+    assert world.main.part.commanding
+    world.run(10)
+    assert world.spare.sent == []
 
 
 def test_control_returns_after_a_restart_and_a_healthy_spell_without_a_gap() -> None:
@@ -272,8 +326,9 @@ def test_the_higher_term_wins_where_both_command() -> None:
     assert not spare.commanding
 
 
+KINDS = ("stop", "kill", "restart", "fault", "heal", "pause", "resume", "nothing")
 EVENTS = st.tuples(
-    st.sampled_from(["stop", "kill", "restart", "fault", "heal", "pause", "resume", "nothing"]),
+    st.sampled_from(KINDS),
     st.booleans(),
     st.floats(0.05, 30.0),
     st.floats(0.1, 8.0),
@@ -299,11 +354,39 @@ def test_no_two_nodes_may_ever_send(
     events: list[tuple[str, bool, float, float]], delay: int, first: bool, phase: int
 ) -> None:
     """Stops, deaths, restarts, faults and pauses in any order; afterwards one of them commands."""
-    world = World(delay=delay, timers_first=first, phase=phase)
+    torment(World(delay=delay, timers_first=first, phase=phase), events)
+
+
+LATE_EVENTS = st.tuples(
+    st.sampled_from((*KINDS, "deaf")),
+    st.booleans(),
+    st.floats(0.05, 30.0),
+    st.floats(0.1, 8.0),
+)
+
+
+@settings(max_examples=400, deadline=None)
+@given(
+    events=st.lists(LATE_EVENTS, max_size=12),
+    delay=st.integers(0, 60),
+    first=st.booleans(),
+    phase=st.integers(0, 19),
+)
+def test_with_a_token_no_two_nodes_may_send_however_late_rows_are(
+    events: list[tuple[str, bool, float, float]], delay: int, first: bool, phase: int
+) -> None:
+    """Rows of three periods ago, or none for thirty, while all processes run."""
+    torment(World(delay=delay, timers_first=first, phase=phase, token=True), events)
+
+
+def torment(world: World, events: list[tuple[str, bool, float, float]]) -> None:
+    """Let events befall the two; then leave them in peace, and see that one commands."""
     for kind, of_main, length, wait in events:
         node = world.main if of_main else world.spare
         if kind == "stop":
             node.stopped_until = world.now + round(length * PERIOD)
+        elif kind == "deaf":
+            node.deaf_until = world.now + round(length * PERIOD)
         elif kind == "kill":
             node.dead = True
         elif kind == "restart" and node.dead:
@@ -313,8 +396,10 @@ def test_no_two_nodes_may_ever_send(
         elif kind in ("pause", "resume"):
             node.part.paused = kind == "pause"
         world.run(wait)
+    world.delay = min(world.delay, 3 * STEP)
     for node in (world.main, world.spare):
         node.acts, node.stopped_until, node.part.paused = True, 0, False
+        node.deaf_until = 0
         if node.dead:
             world.restart(node)
     world.run(HEALTHY_S * 50 + 40)

@@ -84,8 +84,11 @@ class ControlLoop(Generic[C]):
         self._now_ns = now_ns
         self._on_tick = on_tick
         self._on_send = on_send
-        self.may_send: Callable[[], bool] | None = None
-        """Asked right before a command goes out; None where nobody else could be commanding."""
+        self.may_send: Callable[[NDArray[np.float64], int], bool] | None = None
+        """Asked with command [D_act] and stamp (ns) right before it goes out; None where nobody
+        else could be commanding."""
+        self.after_send: Callable[[], None] | None = None
+        """Told when a command that `may_send` allowed is out."""
         self._withheld: tuple[NDArray[np.floating], int] | None = None
         self.paused = False
         """An operator asked the robot to stay where it is."""
@@ -126,12 +129,10 @@ class ControlLoop(Generic[C]):
                 where it is unknown or long ago: then they count from the measured state.
             at_once: the newest observation is not answered yet.
         """
-        received, now_ns, row = time.perf_counter_ns(), self._now_ns(), self.collector.row
-        problem = self.collector.problem(now_ns) or self.collector.non_finite()
-        if last is not None:
-            self._guard.follow(last)
-            self._seeded = True
-        elif not problem:
+        received, row = time.perf_counter_ns(), self.collector.row
+        problem = self.collector.problem(self._now_ns()) or self.collector.non_finite()
+        self.follow(last)
+        if last is None and not problem:
             self._seeded = self._guard.seed(row)
         withheld, self._withheld = self._withheld, None
         if not at_once:
@@ -143,6 +144,12 @@ class ControlLoop(Generic[C]):
         decision = self._decide(row, action)
         self._send(decision, stamp_ns)
         self._finish(decision, stamp_ns, received)
+
+    def follow(self, last: NDArray[np.floating] | None) -> None:
+        """Let the limits count from command [D_act] of another node; None: nothing is known."""
+        if last is not None:
+            self._guard.follow(last)
+            self._seeded = True
 
     def start(self) -> None:
         """Activate: nothing of an earlier run is remembered."""
@@ -349,10 +356,14 @@ class ControlLoop(Generic[C]):
             planned = self._queue.planned()
             if len(planned):
                 rows = np.concatenate([rows, self._guard.plan(planned)])
-        if self.may_send is not None and not self.may_send():
+        if self.may_send is not None and not self.may_send(command, stamp_ns):
             return False
-        for sink, publisher in self._outputs:
-            publisher.publish(sink.write(rows, stamp_ns))
+        try:
+            for sink, publisher in self._outputs:
+                publisher.publish(sink.write(rows, stamp_ns))
+        finally:
+            if self.after_send is not None:
+                self.after_send()
         if self._on_send is not None:
             self._on_send(rows, stamp_ns)
         return True

@@ -31,10 +31,28 @@ from vdd_ros.core.safety import SafetyLevel
 from vdd_ros.nodes.codecs import message_class
 from vdd_ros.nodes.diagnostics import LATCHED, STATUS_FIELDS, NodeReport, Section, read_labelled
 from vdd_ros.nodes.roles import Membership, Move, Standing
+from vdd_ros.nodes.token import CommandToken, token_path
 
 _AT = STATUS_FIELDS.index("commanding")
 _LABEL = ",".join(STATUS_FIELDS)
 _STATUS_QOS = QoSProfile(depth=10)
+
+
+def open_token(node: Node, partner: str, *, role: str, dim: int) -> CommandToken | None:
+    """Return this node's end of the token it has in common with ``partner``, or None.
+
+    Without one (no shared memory, another user's file) the node says so once and goes on.
+    """
+    path = token_path(
+        node.get_fully_qualified_name(),
+        node.resolve_topic_name(f"{partner}/status").removesuffix("/status"),
+        domain=node.context.get_domain_id(),
+    )
+    try:
+        return CommandToken(path, role=role, dim=dim)
+    except VddError as error:
+        node.get_logger().warning(str(error))
+        return None
 
 
 class SeenCommand:
@@ -90,6 +108,7 @@ class PartnerLink:
         report: NodeReport,
         contract: PolicyContract,
         qos: Sequence[QoSProfile],
+        token: CommandToken | None = None,
     ) -> None:
         """Subscribe and watch, inactive.
 
@@ -101,8 +120,11 @@ class PartnerLink:
             report: sends the rows.
             contract: names the action topics.
             qos: of the action topics, one each.
+            token: the one that ``part`` has; closed with the link.
         """
         self._part = part
+        self._token = token
+        self._max_age_ns = round(min(o.max_age_ms for o in contract.observations) * 1e6)
         self._loop = loop
         self._report = report
         self._name = name
@@ -130,6 +152,9 @@ class PartnerLink:
         self._timer.cancel()
         self._undo.append(partial(node.destroy_timer, self._timer))
         loop.may_send = self._may_send
+        loop.after_send = self._after_send
+        if token is not None:
+            self._undo.append(token.close)
         self._say()
 
     def start(self) -> None:
@@ -148,7 +173,7 @@ class PartnerLink:
 
     def destroy(self) -> None:
         """Remove the entities."""
-        self._loop.may_send = None
+        self._loop.may_send = self._loop.after_send = None
         while self._undo:
             self._undo.pop()()
 
@@ -186,8 +211,24 @@ class PartnerLink:
         """Who commands, and why."""
         return self._said
 
-    def _may_send(self) -> bool:
-        return self._part.may_send(time.monotonic_ns())
+    def _may_send(self, command: NDArray[np.float64], stamp_ns: int) -> bool:
+        token = self._token
+        if token is None:
+            return self._part.may_send(time.monotonic_ns())
+        token.enter()
+        allowed = self._part.may_send(time.monotonic_ns())
+        if allowed and not token.answered(stamp_ns, self._max_age_ns):
+            token.sent(command, stamp_ns)
+            return True
+        token.leave()
+        if allowed:
+            # The partner was faster, and the robot is where its command leads.
+            self._loop.follow(self._last())
+        return False
+
+    def _after_send(self) -> None:
+        if self._token is not None:
+            self._token.leave()
 
     def _on_status(self, message: Float64MultiArray) -> None:
         dim = message.layout.dim
@@ -211,12 +252,16 @@ class PartnerLink:
             if self._part.role == "standby" and self._part.partner_paused:
                 # The operator's pause outlives the node through which it was asked for.
                 self._loop.pause()
-            last = self._seen.read(time.monotonic_ns())
-            self._loop.take_over(last, at_once=move == "take")
+            self._loop.take_over(self._last(), at_once=move == "take")
         if move in ("begin", "tell"):
             self._report.beat(self._loop.tick)
         if self._part.why != self._said:
             self._say()
+
+    def _last(self) -> NDArray[np.float64] | None:
+        """Return what the robot was sent last; the token knows it though the topic may be late."""
+        last = None if self._token is None else self._token.last(self._max_age_ns)
+        return self._seen.read(time.monotonic_ns()) if last is None else last
 
     def _say(self) -> None:
         part = self._part

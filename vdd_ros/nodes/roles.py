@@ -35,25 +35,32 @@ was sent for 0.35 P. The rules:
    command node that is ready and has heard neither a partner nor anybody's command since it was
    activated starts after ``listen_s``: nodes may need seconds to find each other.
 
-What is guaranteed. Between rules 4 and 5 no time matters: rows arrive in the order they were
-sent, so the standby takes by rule 5 only after a newer row than the one its own reply (rule 4)
-could have answered. Rules 1 and 2 need one assumption: a row is handled within 0.2 P of being
-sent, or its receiver is not running. Then no two nodes command at once: the lease of the one ends
-1.2 P after its last row was sent, the patience of the other at least 1.4 P after it was received,
-and what a row has heard was said before that row was sent. One machine gives that; on two
-machines the network has to. Where the assumption breaks (a network parted in two, a row held up
-longer), both may command until they hear each other; rule 6 then ends it with the next row.
+8. **Token.** Two nodes on one machine also share a token (`token`), which cannot be late. Taking
+   the command takes it. A node that finds it taken goes quiet before it sends, as by rule 1; while
+   the partner is seen to have its end of it, rule 1 itself is not needed. When the process of the
+   partner has ended, that counts as silence at once; as long as the process of the standby runs,
+   the command node waits for 5 P, not 1.4, before it believes in silence.
 
-What is not. A node stopped in the microseconds between the question of rule 1 and the sending of
-the command sends that one command when it wakes. Its stamp is that of the observation it answers,
-so a robot that checks stamps ignores it.
+What is guaranteed. With a token, two nodes never command at once, whatever is late. Without one,
+no time matters between rules 4 and 5: rows arrive in the order they were sent, so the standby
+takes by rule 5 only after a newer row than the one its own reply (rule 4) could have answered.
+Rules 1 and 2 need one assumption: a row is handled within 0.2 P of being sent, or its receiver is
+not running. Then the lease of the one ends 1.2 P after its last row was sent, the patience of the
+other at least 1.4 P after it was received, and what a row has heard was said before that row was
+sent. Where the assumption breaks (a network parted in two, a row held up longer: measured on a
+machine with more work than processors), both may command until they hear each other; rule 6 then
+ends it with the next row.
+
+What is not. Without a token, a node stopped in the microseconds between the question of rule 1 and
+the sending of the command sends that one command when it wakes. Its stamp is that of the
+observation it answers, so a robot that checks stamps ignores it.
 
 Nothing here knows ROS: time comes in as nanoseconds of a steady clock.
 """
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, Protocol
 
 Role = Literal["command", "standby"]
 Move = Literal["", "take", "begin", "tell"]
@@ -64,6 +71,8 @@ _LEASE = 1.2
 _HEARTBEAT = 0.35
 _WATCH = 0.2
 _SILENT_WATCHES = 8
+_LIVING_WATCHES = 25
+"""The same for a command node whose standby is known to run: it is busy commanding, not gone."""
 _SHORTEST_PERIOD_S = 0.01
 """Faster loops watch as if they ran at 100 Hz: a general-purpose system does not keep less."""
 _START_PERIODS = 10
@@ -83,11 +92,44 @@ class Standing(NamedTuple):
     heard_us: float = 0.0
 
 
+class Token(Protocol):
+    """What two nodes on one machine have in common beside messages; see rule 8."""
+
+    @property
+    def shared(self) -> bool:
+        """The partner had its end of it when this node looked last."""
+        ...
+
+    @property
+    def gone(self) -> bool:
+        """The partner's process has ended."""
+        ...
+
+    @property
+    def mine(self) -> bool:
+        """The command is this node's."""
+        ...
+
+    def look(self) -> None:
+        """See whether the partner is there."""
+        ...
+
+    def take(self) -> None:
+        """Make the command this node's."""
+        ...
+
+
 class Membership:
     """One node's part in the protocol above."""
 
     def __init__(
-        self, role: Role, *, rate_hz: float, healthy_s: float = 2.0, listen_s: float = 0.0
+        self,
+        role: Role,
+        *,
+        rate_hz: float,
+        healthy_s: float = 2.0,
+        listen_s: float = 0.0,
+        token: Token | None = None,
     ) -> None:
         """Begin quiet.
 
@@ -96,7 +138,9 @@ class Membership:
             rate_hz: control rate.
             healthy_s: how long the other has to be ready before a standby gives the command back.
             listen_s: how long a command node listens before it believes that it is alone.
+            token: shared with the partner where that may be on this machine.
         """
+        self._token = token
         period_s = max(1.0 / rate_hz, _SHORTEST_PERIOD_S)
         self.role: Role = role
         self.watch_s = _WATCH * period_s
@@ -137,7 +181,10 @@ class Membership:
     @property
     def alone(self) -> bool:
         """Nothing was heard for longer than a running partner is silent."""
-        return not self._heard or self._watches >= _SILENT_WATCHES
+        patient = self.role == "command" and self._token is not None and self._token.shared
+        return not self._heard or self._watches >= (
+            _LIVING_WATCHES if patient else _SILENT_WATCHES
+        )
 
     @property
     def fault(self) -> bool:
@@ -164,9 +211,17 @@ class Membership:
 
     def may_send(self, now_ns: int) -> bool:
         """Tell whether a command may go out at this very moment; see rule 1."""
-        if self.commanding and self._heard and now_ns - self._sent_ns > self._lease_ns:
-            self._quiet("overslept, may have been replaced")
-            self._acted = False
+        token = self._token
+        if self.commanding and token is not None and not token.mine:
+            self._lose("the partner took the command")
+            self._watches = 0
+        elif (
+            self.commanding
+            and self._heard
+            and now_ns - self._sent_ns > self._lease_ns
+            and not (token is not None and (token.shared or token.gone))
+        ):
+            self._lose("overslept, may have been replaced")
         return self.commanding
 
     def on_tick(self, *, acted: bool) -> None:
@@ -211,12 +266,16 @@ class Membership:
         """Look after the partner and the own lease; to be called every `watch_s`."""
         if not self._active:
             return ""
+        if self._token is not None:
+            self._token.look()
         self.may_send(now_ns)
         self._watches += 1
+        if self._token is not None and self._token.gone:
+            self._watches = max(self._watches, _SILENT_WATCHES)
         if self.alone:
             self._spell_ns = None
             if not self.commanding and self._may_start(now_ns):
-                return self._take("the partner is silent" if self._heard else "nobody else does")
+                return self._take(self._why_alone)
         return "tell" if now_ns - self._sent_ns >= self._heartbeat_ns else ""
 
     def standing(self, now_ns: int) -> Standing:
@@ -264,11 +323,24 @@ class Membership:
         return self.role == "command" and self.ready and listened
 
     def _take(self, why: str, move: Move = "take") -> Move:
+        if self._token is not None:
+            self._token.take()
         self.commanding = True
         self._term = max(self._term, self._other.term) + 1
         self.why = why
         self._spell_ns = None
         return move
+
+    @property
+    def _why_alone(self) -> str:
+        if self._token is not None and self._token.gone:
+            return "the partner's process has ended"
+        return "the partner is silent" if self._heard else "nobody else does"
+
+    def _lose(self, why: str) -> None:
+        """Go quiet, and be ready only after the next good tick."""
+        self._quiet(why)
+        self._acted = False
 
     def _quiet(self, why: str) -> None:
         self.commanding = False

@@ -28,9 +28,9 @@ from vdd_ros.nodes.commands import Sink, make_sinks
 from vdd_ros.nodes.control_loop import Actor, ControlLoop, Tick
 from vdd_ros.nodes.diagnostics import NodeReport, Section
 from vdd_ros.nodes.graph import ClockWatch, check_publishers
-from vdd_ros.nodes.partner import PartnerLink
+from vdd_ros.nodes.partner import PartnerLink, open_token
 from vdd_ros.nodes.qos import COMMAND_QOS, OBSERVATION_QOS, profile
-from vdd_ros.nodes.roles import Membership, Standing
+from vdd_ros.nodes.roles import Membership, Role, Standing
 from vdd_ros.nodes.watchers import Auditing, Watchers, WatchSettings
 
 _ACKNOWLEDGE = Duration(seconds=0.2)
@@ -227,11 +227,14 @@ class Wiring:
 
     def _make_link(self, contract: PolicyContract, sinks: list[Sink]) -> PartnerLink:
         settings = self._settings
+        role: Role = "standby" if settings.role == "standby" else "command"
+        token = open_token(self._node, settings.partner, role=role, dim=contract.dim_act)
         part = Membership(
-            "standby" if settings.role == "standby" else "command",
+            role,
             rate_hz=settings.rate_hz,
             healthy_s=settings.healthy_s,
             listen_s=settings.listen_s,
+            token=token,
         )
         link = PartnerLink(
             self._node,
@@ -241,6 +244,7 @@ class Wiring:
             report=self.report,
             contract=contract,
             qos=[profile(COMMAND_QOS, sink.qos) for sink in sinks],
+            token=token,
         )
         self._undo.append(link.destroy)
         return link
