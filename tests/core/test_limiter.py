@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -10,8 +12,11 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from vdd_ros.core.axes import fastest_stop
+from vdd_ros.core.acceleration_axis import AccelerationAxis
+from vdd_ros.core.axes import Axis, fastest_stop
 from vdd_ros.core.contract import ActionField, Limits, ObservationField, PolicyContract, Safety
+from vdd_ros.core.errors import VddError
+from vdd_ros.core.jerk_axis import JerkAxis
 from vdd_ros.core.limiter import Limiter
 from vdd_ros.core.safety import SafetyGuard, SafetyLevel
 
@@ -334,12 +339,90 @@ def test_components_nobody_measures_take_their_first_command_as_it_is() -> None:
     assert held[0] == pytest.approx(0.06)
 
 
-@given(distance=st.floats(0, 1e6), rate=st.floats(1e-6, 1e6))
+positive = st.floats(min_value=0.0, exclude_min=True, allow_infinity=False)
+
+
+@settings(max_examples=500, deadline=None)
+@example(2.2e307, 1.0)
+@example(1.7e308, 1.7e308)
+@example(5e-324, 1.7e308)
+@example(1.7e308, 5e-324)
+@given(distance=positive, rate=positive)
 def test_the_stopping_step_uses_the_distance_up(distance: float, rate: float) -> None:
-    """Slowing down from it by the rate covers exactly the distance."""
+    """Slowing down from it by the rate covers exactly the distance, for all numbers there are."""
     v = fastest_stop(distance, rate)
-    n = int(v / rate)
-    if n > 100_000:
-        return
-    covered = (n + 1) * v - rate * n * (n + 1) / 2
-    assert covered == pytest.approx(distance, rel=1e-6, abs=1e-9)
+    assert 0.0 <= v <= distance * (1 + 1e-15)
+    # In exact arithmetic: the sums are far beyond what floating point holds.
+    step, slowing = Fraction(v), Fraction(rate)
+    n = int(step / slowing)
+    covered = (n + 1) * step - slowing * n * (n + 1) / 2
+    grain = (n + 1) * Fraction(1e-323)
+    assert abs(covered - Fraction(distance)) <= Fraction(distance) / 10**12 + grain
+
+
+def test_no_stop_is_needed_where_nothing_is_left() -> None:
+    """Nor is there one where nothing can be slowed down; what can be at once takes one step."""
+    assert fastest_stop(0.0, 1.0) == fastest_stop(-1.0, 1.0) == fastest_stop(1.0, 0.0) == 0.0
+    assert fastest_stop(3.0, math.inf) == 3.0
+    assert fastest_stop(math.inf, 3.0) == math.inf
+
+
+any_number = st.one_of(
+    st.floats(allow_nan=False, allow_infinity=False),
+    st.floats(-1.0, 1.0),
+    st.sampled_from([1.7e308, -1.7e308, 1e300, -1e300]),
+)
+per_tick = st.one_of(st.floats(1e-6, 1e6), st.floats(1e-24, 1e15), st.sampled_from([1e-24, 1e15]))
+
+
+@settings(max_examples=400, deadline=None)
+@example((0.0, -0.0625), 1.0, 0.03125, 31250000.0, 0.0, [(-1.0, 1), (0.0, 1)], 1.0)
+@given(
+    bounds=st.one_of(st.none(), st.tuples(any_number, any_number)),
+    step=st.one_of(per_tick, st.just(math.inf)),
+    acceleration=per_tick,
+    jerk=st.one_of(per_tick, st.just(math.inf)),
+    start=any_number,
+    wanted=st.lists(st.tuples(any_number, st.integers(1, 10)), min_size=1, max_size=8),
+    share=st.sampled_from([1.0, 0.3]),
+)
+def test_numbers_of_any_size_are_limited_like_others(
+    bounds: tuple[float, float] | None,
+    step: float,
+    acceleration: float,
+    jerk: float,
+    start: float,
+    wanted: list[tuple[float, int]],
+    share: float,
+) -> None:
+    """Up to the largest there are, for every limit a contract may give; nothing raises."""
+    low, high = (-math.inf, math.inf) if bounds is None else sorted(bounds)
+    axis: Axis
+    if math.isfinite(jerk):
+        axis = JerkAxis(low, high, step=step, acceleration=acceleration, jerk=jerk)
+    else:
+        axis = AccelerationAxis(low, high, step=step, acceleration=acceleration)
+    start = min(max(start, low), high)
+    axis.start(start)
+    path = [start] * 3
+    for wish, times in wanted:
+        target = min(max(wish, low), high)
+        path += [axis.next(target, share, follow=True) for _ in range(times)]
+    commands = np.array(path)
+    assert np.isfinite(commands).all()
+    assert ((low <= commands) & (commands <= high)).all()
+    grain = 8e-15 * np.abs(commands).max()
+    with np.errstate(all="ignore"):
+        for order, limit in ((1, step), (2, acceleration), (3, jerk)):
+            largest = np.abs(np.diff(commands, order)).max()
+            # A difference of differences may be beyond all numbers where the numbers are not.
+            if order == 1 or math.isfinite(largest):
+                assert largest <= limit * (1 + ROUNDING) + grain, (order, largest, limit)
+
+
+@pytest.mark.parametrize("name", ["max_rate", "max_acceleration", "max_jerk"])
+@pytest.mark.parametrize("value", [5e-324, 1e16])
+def test_limits_that_cannot_be_counted_with_are_refused(name: str, value: float) -> None:
+    """When the contract is made, with the field and the limit."""
+    with pytest.raises(VddError, match=rf"'target': limits\.{name} is .*leave out"):
+        contract(dataclasses.replace(Limits(), **{name: (value,)}))

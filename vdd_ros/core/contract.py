@@ -25,6 +25,9 @@ Durability = Literal["", "volatile", "transient_local"]
 
 _LONGEST = 4096
 """Most values of a field: more is a mistyped number, and memory laid out for nothing."""
+_SLOWEST, _FASTEST = 1e-15, 1e15
+"""Limits of motion that can be counted with: beyond them products of two limits lose their
+digits, and no robot moves that little or that fast."""
 _DEEPEST = 1000
 """Longest queue of a topic: more is a mistyped number, and minutes of old samples."""
 
@@ -182,6 +185,13 @@ class ActionField(TopicField):
                 yield f"action '{self.key}': limits.{name} holds NaN"
             if name.startswith("max_") and any(v <= 0 for v in values):
                 yield f"action '{self.key}': limits.{name} must be positive, got {list(values)}"
+            elif name.startswith("max_") and any(
+                v < _SLOWEST or _FASTEST < v < math.inf for v in values
+            ):
+                yield (
+                    f"action '{self.key}': limits.{name} is {list(values)}, expected values from "
+                    f"{_SLOWEST:g} to {_FASTEST:g}; leave out what is not limited"
+                )
         for low, high in zip(self.limits.min, self.limits.max, strict=False):
             if low >= high:
                 yield f"action '{self.key}': limits.min {low} is not below limits.max {high}"

@@ -77,8 +77,8 @@ class JerkAxis:
         self._full = jerk * self._ruled * (self._ruled + 1)
         self._fastest = step * (1.0 + SLACK)
         self._drift_limit = min(step, FASTEST)
-        self._slack = SLACK * jerk
         self._at_once_step = min(acceleration, jerk)
+        self._slack = SLACK * self._at_once_step
         self._half = 0.5 / jerk
         self._steady, self._calm = _RESERVE * acceleration, _CALM * jerk
         self._knee = self._steady * self._steady / self._calm

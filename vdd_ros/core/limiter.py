@@ -16,7 +16,8 @@ import copy
 import numpy as np
 from numpy.typing import NDArray
 
-from vdd_ros.core.axes import AccelerationAxis, Axis
+from vdd_ros.core.acceleration_axis import AccelerationAxis
+from vdd_ros.core.axes import Axis
 from vdd_ros.core.contract import PolicyContract
 from vdd_ros.core.jerk_axis import JerkAxis
 

@@ -4,7 +4,8 @@ Standard messages only, so that any viewer shows them:
 
 - ``~/status`` (``std_msgs/Float64MultiArray``): one row per tick, sent AFTER the command. The
   names of its values stand in ``layout.dim[0].label``, separated by commas.
-- ``~/reason`` (``std_msgs/String``, latched): level and reason, whenever they change.
+- ``~/reason`` (``std_msgs/String``, latched): level and reason, whenever they change; for a
+  limited command whenever another limit or component comes in, and once a second while it lasts.
 - ``~/latency`` (``std_msgs/Float64MultiArray``): percentiles, once a second, labelled likewise.
 - ``/diagnostics`` (``diagnostic_msgs/DiagnosticArray``): for people and their monitors, once a
   second: a status about control and one for each of `NodeReport.sections`. This name is absolute
@@ -14,6 +15,7 @@ Standard messages only, so that any viewer shows them:
 from __future__ import annotations
 
 import array
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -26,6 +28,8 @@ from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from std_msgs.msg import Float64MultiArray, MultiArrayDimension, String
 
 from vdd_ros.core.health import Health
+from vdd_ros.core.news import ReasonNews
+from vdd_ros.core.pace import PaceWatch
 from vdd_ros.core.safety import SafetyLevel
 from vdd_ros.nodes.control_loop import ControlLoop, Tick
 
@@ -74,6 +78,11 @@ LATCHED = QoSProfile(
     depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL
 )
 """For what late joiners must see at once: the reason, never a command."""
+_REASONS = QoSProfile(
+    depth=50, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL
+)
+"""Deeper: of two reasons within a moment the first is still there to be sent again, and who joins
+late with a deep history hears what was told meanwhile. With a depth of 1 it gets the newest."""
 
 _LEVELS = {
     SafetyLevel.ACT: Health.OK,
@@ -107,6 +116,7 @@ class NodeReport:
         *,
         facts: dict[str, str],
         nfe: int,
+        rate_hz: float,
         standing: Callable[[Tick], tuple[float, ...]],
     ) -> None:
         """Create the publishers.
@@ -115,6 +125,7 @@ class NodeReport:
             node: owns them.
             facts: constant keys of ``/diagnostics``: policy, provider, role.
             nfe: network passes per action, reported with every tick.
+            rate_hz: the rate that limits are counted for.
             standing: the values of ``~/status`` from ``commanding`` to ``heard_us``, now.
         """
         self._node = node
@@ -124,11 +135,13 @@ class NodeReport:
         self._standing = standing
         self._status = node.create_publisher(Float64MultiArray, "~/status", QoSProfile(depth=10))
         self._latency = node.create_publisher(Float64MultiArray, "~/latency", QoSProfile(depth=1))
-        self._reason = node.create_publisher(String, "~/reason", LATCHED)
+        self._reason = node.create_publisher(String, "~/reason", _REASONS)
         self._diagnostics = node.create_publisher(
             DiagnosticArray, "/diagnostics", QoSProfile(depth=10)
         )
-        self._said: tuple[SafetyLevel, str] | None = None
+        self._news = ReasonNews()
+        self._pace = PaceWatch(rate_hz)
+        self._level: SafetyLevel | None = None
         self.warnings: dict[str, str] = {}
         """Lasting troubles by topic, for example a QoS mismatch; shown until they are removed."""
         self.listeners: list[Callable[[Tick], None]] = []
@@ -191,14 +204,14 @@ class NodeReport:
 
     def say(self, level: SafetyLevel, reason: str) -> None:
         """Publish and log level and reason where they are news."""
-        # A clamp's reason holds numbers that differ at every tick: only its beginning is news.
-        news = (level, reason if level >= SafetyLevel.HOLD else "")
-        if news == self._said:
+        if not self._news.is_news(level, reason, time.monotonic()):
             return
-        first = self._said is None
-        self._said = news
         text = f"{level.name}: {reason}" if reason else level.name
         self._reason.publish(String(data=text))
+        before, self._level = self._level, level
+        if level is before and level is SafetyLevel.CLAMP:
+            return  # the log tells when limits began and ceased to act
+        first = before is None
         logger = self._node.get_logger()
         if level in (SafetyLevel.HOLD, SafetyLevel.SAFE) and not first:
             logger.warning(text)
@@ -212,6 +225,8 @@ class NodeReport:
             loop: where the figures come from.
             waiting: why there is no observation yet.
         """
+        now_ns = self._node.get_clock().now().nanoseconds
+        self.warn("pace", self._pace.look(loop.tick.count, now_ns))
         infer, tick = loop.infer_latency.summary(), loop.tick_latency.summary()
         figures = [
             getattr(summary, f"{figure}_us")

@@ -110,7 +110,9 @@ class Wiring:
         """What this was built from; a policy with another one cannot be exchanged for it."""
         contract, rate_hz = loaded.contract, settings.rate_hz
         sinks = make_sinks(contract, step_s=1.0 / rate_hz, frame_id=settings.frame_id)
-        self.report = NodeReport(node, facts=loaded.facts, nfe=loaded.nfe, standing=self._standing)
+        self.report = NodeReport(
+            node, facts=loaded.facts, nfe=loaded.nfe, rate_hz=rate_hz, standing=self._standing
+        )
         self.report.sections.append(self._role)
         self._clock = ClockWatch(node)
         self._undo.append(self.report.destroy)

@@ -1,11 +1,11 @@
-"""The component under limits of jerk as a plain rule: the readable reference of the fast one."""
+"""Components under limits as plain rules: the readable references of the fast ones."""
 
 from __future__ import annotations
 
 import copy
 import math
 
-from vdd_ros.core.axes import SLACK, Target, cap_of, fastest_stop
+from vdd_ros.core.axes import FASTEST, SLACK, cap_of, fastest_stop
 
 _BISECTIONS = 10
 """Halvings between the planned stop and what is wanted: a thousandth of the way is near enough."""
@@ -14,6 +14,95 @@ _RESERVE, _CALM = 0.7, 0.3
 needed to follow that plan. With more of the jerk the approach swings; with less it crawls."""
 _GAIN = 0.5
 """Largest share of the remaining distance that one tick covers, where a target is approached."""
+
+
+class Target:
+    """How a target moves from tick to tick."""
+
+    __slots__ = ("drift", "last", "limit")
+
+    def __init__(self, limit: float) -> None:
+        self.limit = min(limit, FASTEST)
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget where it was."""
+        self.last, self.drift = math.nan, 0.0
+
+    def see(self, target: float, *, follow: bool) -> float:
+        """Return the target's velocity; a jump that nothing could follow is no motion."""
+        moved = target - self.last
+        self.last = target
+        if not follow:
+            self.drift = 0.0
+        elif -self.limit <= moved <= self.limit:
+            self.drift = moved
+        return self.drift
+
+
+class PlainAccelerationAxis:
+    """A component with limits on position, step and acceleration, all in closed form.
+
+    The next step lies in one interval: within the acceleration of the last one, within the rate,
+    and slow enough to stop before either bound. That interval is never empty: the step slower by
+    the whole acceleration belongs to the stop that was possible one tick ago.
+    """
+
+    __slots__ = ("_high", "_locked", "_low", "_rate", "_speed", "_step", "_target", "at", "cause")
+
+    def __init__(self, low: float, high: float, *, step: float, acceleration: float) -> None:
+        """Take the limits, per tick; infinite ones bind nothing."""
+        self._low, self._high = low, high
+        self._step, self._rate = step, acceleration
+        self._target = Target(step)
+        self.start(math.nan)
+
+    def start(self, at: float) -> None:
+        """Stand still at ``at``."""
+        self.at, self._speed, self.cause = at, 0.0, ""
+        self._locked = False
+        self._target.reset()
+
+    def fork(self) -> PlainAccelerationAxis:
+        """Return an axis that goes on from here."""
+        other = copy.copy(self)
+        other._target = copy.copy(self._target)
+        return other
+
+    def next(self, target: float, share: float, *, follow: bool) -> float:
+        """Return the command that comes nearest to ``target``; see `Axis`."""
+        at, speed, rate = self.at, self._speed, self._rate
+        drift = self._target.see(target, follow=follow)
+        self.cause = ""
+        if at != at:
+            self.at = target
+            return target
+        up = min(speed + rate, self._step, fastest_stop(self._high - at, rate))
+        down = max(speed - rate, -self._step, -fastest_stop(at - self._low, rate))
+        reach = target - at
+        cap = cap_of(reach, self._step, share)
+        away = reach - drift
+        # What is met must be kept, too; what was met in the last tick may go on as it can.
+        keeps = (self._locked and follow) or -rate <= away <= rate
+        slack = SLACK * rate
+        if keeps and down - slack <= reach <= up + slack and -cap <= reach <= cap:
+            self._speed, self.at, self._locked = reach, target, True
+            return target
+        self.cause = self._why(reach, cap)
+        self._locked = False
+        step = drift + math.copysign(fastest_stop(abs(away), rate), away)
+        step = min(max(step, -cap), cap)
+        step = min(max(step, down), up)
+        command = min(max(at + step, min(self._low, at)), max(self._high, at))
+        self._speed, self.at = command - at, command
+        return command
+
+    def _why(self, reach: float, cap: float) -> str:
+        if abs(reach) > cap:
+            return "ramp" if cap < self._step else "rate limit"
+        if abs(reach - self._speed) > self._rate or not self._locked:
+            return "acceleration limit"
+        return "stopping distance"
 
 
 class PlainJerkAxis:
@@ -83,7 +172,7 @@ class PlainJerkAxis:
         reach = target - at
         cap = cap_of(reach, self._step, share)
         wanted = reach - speed
-        slack = SLACK * jerk
+        slack = SLACK * min(jerk, self._rate)
         if (
             bottom - slack <= wanted <= top + slack
             and -cap <= reach <= cap

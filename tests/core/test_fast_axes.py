@@ -1,4 +1,4 @@
-"""The fast component under limits of jerk does what the plain rule does, bit for bit."""
+"""The fast components under limits do what the plain rules do, bit for bit."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ from pathlib import Path
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from vdd_ros.core.acceleration_axis import AccelerationAxis
+from vdd_ros.core.axes import Axis
 from vdd_ros.core.jerk_axis import JerkAxis
 
 _spec = importlib.util.spec_from_file_location(
-    "plain_jerk_axis", Path(__file__).with_name("plain_jerk_axis.py")
+    "plain_axes", Path(__file__).with_name("plain_axes.py")
 )
 assert _spec is not None
 assert _spec.loader is not None
@@ -30,7 +32,7 @@ wish = st.tuples(
     bounds=st.tuples(st.sampled_from([-1.0, -0.01, -100.0]), st.sampled_from([1.0, 0.02, 30.0])),
     step=st.one_of(magnitude, st.just(math.inf)),
     acceleration=st.one_of(magnitude, st.just(math.inf)),
-    jerk=magnitude,
+    jerk=st.one_of(magnitude, st.just(math.inf)),
     start=st.floats(-0.1, 1.1),
     wishes=st.lists(st.tuples(wish, st.integers(1, 30)), min_size=1, max_size=8),
     share=st.sampled_from([1.0, 1.0, 0.3]),
@@ -48,8 +50,13 @@ def test_it_agrees_with_the_plain_rule(
 ) -> None:
     """Command and cause, for targets that stay, move or run ahead, ramped and led to rest."""
     low, high = bounds
-    fast = JerkAxis(low, high, step=step, acceleration=acceleration, jerk=jerk)
-    plain = _plain.PlainJerkAxis(low, high, step=step, acceleration=acceleration, jerk=jerk)
+    fast: Axis
+    if math.isfinite(jerk):
+        fast = JerkAxis(low, high, step=step, acceleration=acceleration, jerk=jerk)
+        plain = _plain.PlainJerkAxis(low, high, step=step, acceleration=acceleration, jerk=jerk)
+    else:
+        fast = AccelerationAxis(low, high, step=step, acceleration=acceleration)
+        plain = _plain.PlainAccelerationAxis(low, high, step=step, acceleration=acceleration)
     for axis in (fast, plain):
         axis.start(low + start * (high - low))
     pace = step if math.isfinite(step) else 0.1
