@@ -15,11 +15,12 @@ from vdd_ros.codecs.topics import topic_writers
 from vdd_ros.core.contract import ActionField, ObservationField, PolicyContract
 from vdd_ros.core.errors import VddError
 from vdd_ros.data.bag_files import Bag, BagWriter, empty_messages
+from vdd_ros.data.bag_rows import Alignment
 from vdd_ros.data.demonstrations import Demonstrations
 from vdd_ros.data.npz import read_arrays
 from vdd_ros.data.offline import load_unitree_g1
 from vdd_ros.data.recording import Names
-from vdd_ros.data.rosbag import Alignment, load_bags
+from vdd_ros.data.rosbag import load_bags
 from vdd_ros.data.to_bag import write_bag
 
 JOINTS = "sensor_msgs/msg/JointState"

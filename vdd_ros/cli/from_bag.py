@@ -51,9 +51,10 @@ class FromBag:
     def run(self) -> Answer:
         """Read, audit, write."""
         from vdd_ros.core.errors import VddError
+        from vdd_ros.data.bag_rows import Alignment
         from vdd_ros.data.npz import save_npz
         from vdd_ros.data.recording import Names
-        from vdd_ros.data.rosbag import Alignment, load_bags
+        from vdd_ros.data.rosbag import load_bags
 
         check_remap(self.remap)
         if not self.bag:

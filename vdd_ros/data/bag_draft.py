@@ -26,6 +26,10 @@ _MOST = 20_000
 """Messages looked at per topic: minutes at any control rate."""
 _AGE_PERIODS = 4.0
 """A sample is stale after this many of its own periods: longer than a stall of a busy machine."""
+_MARGIN = 1e-5
+"""Share of a recorded bound by which a drafted one is wider: more than rounding takes away."""
+_STILL = 1e-12
+"""A command that changes by less does not move."""
 
 
 @dataclass(frozen=True)
@@ -225,14 +229,24 @@ def _measured(topic: _Topic, observed: list[_Topic]) -> list[str]:
 def _limits(topic: _Topic) -> list[str]:
     rows = np.stack([row for row in topic.rows if np.isfinite(row).all()] or [topic.rows[0]])
     low, high = rows.min(axis=0), rows.max(axis=0)
-    if not (np.isfinite(rows).all() and (low < high).all()):
+    # What changes by less is rounding, or beyond what can be limited.
+    if not ((low + _STILL < high) & (high - low < 1.0 / _STILL)).all():
         return ["    # decide: limits; some of the recorded commands never change"]
+    margin = _MARGIN * np.maximum(np.abs(low), np.abs(high))
     lines = [
         "    limits: # the recorded range; decide: the robot's own limits",
-        f"      min: {[float(f'{v:.6g}') for v in np.nextafter(low, -np.inf)]}",
-        f"      max: {[float(f'{v:.6g}') for v in np.nextafter(high, np.inf)]}",
+        f"      min: {_numbers(low - margin)}",
+        f"      max: {_numbers(high + margin)}",
     ]
     steps = np.abs(np.diff(rows, axis=0)).max(axis=0) * (topic.rate_hz or 1.0)
-    if (steps > 0).all():
-        lines.append(f"      max_rate: {[float(f'{v:.6g}') for v in steps]}")
+    if (steps > _STILL).all():
+        lines.append(f"      max_rate: {_numbers(steps)}")
     return lines
+
+
+def _numbers(values: NDArray[np.floating]) -> str:
+    """Write numbers with six digits; YAML takes one without a dot, such as 1e-05, for text."""
+    texts = [repr(float(f"{value:.6g}")) for value in values.tolist()]
+    parts = [text.partition("e") for text in texts]
+    dotted = [whole if "." in whole else f"{whole}.0" for whole, _, _ in parts]
+    return f"[{', '.join(d + e + p for d, (_, e, p) in zip(dotted, parts, strict=True))}]"
