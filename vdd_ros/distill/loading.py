@@ -114,5 +114,17 @@ def _fill(module: M, folder: Path) -> M:
             f"{folder / WEIGHTS}: tensor '{odd}' has shape {found.get(odd, 'none')}, the settings "
             f"expect {expected.get(odd, 'none')}; {SETTINGS} and {WEIGHTS} are from different runs"
         )
+    for name, own in module.state_dict().items():
+        given = tensors[name]
+        if given.dtype != own.dtype:
+            raise VddError(
+                f"{folder / WEIGHTS}: tensor '{name}' is {given.dtype}, expected {own.dtype}; the "
+                "file is damaged or not of this program: copy it again or train again"
+            )
+        if not given.isfinite().all():
+            raise VddError(
+                f"{folder / WEIGHTS}: tensor '{name}' holds values that are not finite; the file "
+                "is damaged, or the training diverged: train again"
+            )
     module.load_state_dict(tensors)
     return module.requires_grad_(False).eval()

@@ -160,13 +160,29 @@ def _scan_graph(graph: memoryview, metadata: dict[str, str]) -> Summary:
 def _check_graph(graph: memoryview, *, depth: int) -> None:
     if depth > _MAX_DEPTH:
         raise VddError(f"graphs nested more than {_MAX_DEPTH} deep; expected a plain policy")
+    made: set[str] = set()
     for number, _, value, _ in fields(graph):
         if number == 1:
-            _check_node(as_message(value), depth=depth)
+            node = as_message(value)
+            _check_node(node, depth=depth)
+            for part, _, name, _ in fields(node):
+                if part == 2:
+                    _check_once(as_text(name), made)
         elif number == 5:
             _check_tensor(as_message(value))
+            _check_once(text_field(as_message(value), 8), made)
         elif number == 15:
             _check_sparse(as_message(value))
+
+
+def _check_once(name: str, made: set[str]) -> None:
+    # An omitted optional output has the empty name: no tensor.
+    if name and name in made:
+        raise VddError(
+            f"tensor '{name}' is there twice; expected once: which one counts would differ from "
+            "reader to reader"
+        )
+    made.add(name)
 
 
 def _check_node(node: memoryview, *, depth: int) -> None:
