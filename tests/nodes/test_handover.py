@@ -21,7 +21,7 @@ pytestmark = pytest.mark.ros
 @pytest.fixture(scope="module")
 def pair(student: MoeTwin, teacher: DenoiserTwin) -> Iterator[Pair]:
     """A policy in command and a teacher in standby; the tests of this module leave them so."""
-    with Driver("robot", own_domain=True) as driver:
+    with Driver("robot", own_domain=True, shared_memory=False) as driver:
         made = Pair(driver, student.path, teacher.path)
         made.begin()
         yield made

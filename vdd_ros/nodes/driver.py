@@ -18,6 +18,7 @@ from rclpy.signals import SignalHandlerOptions
 
 from vdd_ros.core.errors import VddError
 from vdd_ros.nodes.executor import make_executor
+from vdd_ros.nodes.loopback import loopback_environment
 from vdd_ros.nodes.process import NodeProcess, check_alive
 
 _POLL_S = 0.1
@@ -26,30 +27,21 @@ _DOMAINS = range(1, 100)
 """Fast DDS derives port numbers from the domain; up to 101 they stay below the ephemeral ones."""
 _DISCOVERY_S = 0.5
 """Discovery takes this long with the profile below."""
-_QUICK_DISCOVERY = """<?xml version="1.0" encoding="UTF-8"?>
-<dds xmlns="http://www.eprosima.com/XMLSchemas/fastRTPS_Profiles"><profiles>
-<participant profile_name="quick_discovery" is_default_profile="true"><rtps><builtin>
-<discovery_config>
-<leaseAnnouncement><sec>0</sec><nanosec>200000000</nanosec></leaseAnnouncement>
-</discovery_config></builtin></rtps></participant>
-</profiles></dds>
-"""
-"""Fast DDS participants tell of themselves every 3 s, so nodes that start one after the other may
-need that long to find each other; five times a second is nothing on one machine's loopback."""
-_PROFILE = "FASTDDS_DEFAULT_PROFILES_FILE"
 
 
 class Driver:
     """A context manager around a node, its executor and the node processes it started."""
 
-    def __init__(self, name: str, *, own_domain: bool = False) -> None:
+    def __init__(self, name: str, *, own_domain: bool = False, shared_memory: bool = True) -> None:
         """Prepare; nothing happens before ``with``.
 
         Args:
             name: node name.
             own_domain: use a ROS domain that nobody else uses, instead of the present one.
+            shared_memory: whether nodes may speak through it; whoever kills nodes says no.
         """
         self._name = name
+        self._shared_memory = shared_memory
         self._own_domain = own_domain
         self.processes: list[NodeProcess] = []
         self._folder = tempfile.TemporaryDirectory(prefix="vdd_ros_")
@@ -143,7 +135,7 @@ class Driver:
                 domain_id=self.context.get_domain_id(),
                 signal_handler_options=SignalHandlerOptions.NO,
             )
-        node = Node(name, context=context)
+            node = Node(name, context=context)
         try:
             yield node
         finally:
@@ -157,13 +149,11 @@ class Driver:
             self.spin(left_s)
 
     def _join(self, domain: int | None) -> None:
-        self._environment = {"ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST"}
+        self._environment = loopback_environment(
+            Path(self._folder.name), shared_memory=self._shared_memory
+        )
         if domain is not None:
             self._environment["ROS_DOMAIN_ID"] = str(domain)
-        if _PROFILE not in os.environ:
-            profile = Path(self._folder.name) / "quick_discovery.xml"
-            profile.write_text(_QUICK_DISCOVERY, encoding="utf-8")
-            self._environment[_PROFILE] = str(profile)
         self.context = Context()
         with _variables(self._environment):
             rclpy.init(
@@ -171,7 +161,8 @@ class Driver:
                 domain_id=domain,
                 signal_handler_options=SignalHandlerOptions.NO,
             )
-        self.node = Node(self._name, context=self.context)
+            # The middleware starts with the first node, not with the context.
+            self.node = Node(self._name, context=self.context)
         self.executor, _ = make_executor("auto", self.context)
         self.executor.add_node(self.node)
 

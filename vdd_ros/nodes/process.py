@@ -67,7 +67,7 @@ class NodeProcess:
             env=node_environment(python) | dict(environment or {}),
             # A Ctrl-C in the terminal is for the parent; it ends its nodes in order.
             start_new_session=True,
-            preexec_fn=_die_with_parent,
+            preexec_fn=die_with_parent,
         )
 
     def __enter__(self) -> NodeProcess:
@@ -82,6 +82,11 @@ class NodeProcess:
     ) -> None:
         """End it."""
         self.stop()
+
+    @property
+    def pid(self) -> int:
+        """Its number."""
+        return self._process.pid
 
     @property
     def exit_code(self) -> int | None:
@@ -163,6 +168,7 @@ def _yaml(value: object) -> str:
     return "'" + str(value).replace("'", "''") + "'"
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
+    """Ask the kernel to end this process when its parent ends; called between fork and exec."""
     # If this process is killed outright, its nodes must not go on commanding a robot.
     _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
