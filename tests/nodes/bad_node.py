@@ -1,4 +1,4 @@
-"""A node that does what a judge must find; parameter ``habit`` says what."""
+"""A node that does what a judge must find; parameter ``habit`` says what, at any moment."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class BadNode(Node):
     def __init__(self) -> None:
         super().__init__("policy")
         self.exit_code: int | None = None
-        self._habit = self.declare_parameter("habit", "").value
+        self.declare_parameter("habit", "none")
         self._count = 0
         qos = QoSProfile(depth=10)
         self._command = self.create_publisher(PointStamped, "command", qos)
@@ -27,7 +27,8 @@ class BadNode(Node):
         self.create_subscription(JointState, "robot_state", self._on_state, qos)
 
     def begin(self) -> None:
-        """Nothing to begin."""
+        """Say that it acts, as every node does."""
+        self._reason.publish(String(data="ACT"))
 
     def pace(self) -> float:
         """Only messages matter."""
@@ -38,28 +39,29 @@ class BadNode(Node):
 
     def _on_state(self, state: JointState) -> None:
         self._count += 1
+        habit: str = self.get_parameter("habit").value
         odd = self._count > 50 and self._count % 10 == 0
-        if odd and self._habit == "loses":
+        if odd and habit == "loses":
             return
         command = PointStamped(header=state.header)
         command.point.x, command.point.y = state.position[0], state.position[1]
-        if odd and self._habit == "jumps":
+        if odd and habit == "jumps":
             command.point.y += 0.05
-        if odd and self._habit == "leaves":
+        if odd and habit == "leaves":
             command.point.x = 0.9
-        if odd and self._habit == "nan":
+        if odd and habit == "nan":
             command.point.x = float("nan")
         self._command.publish(command)
         message, values = labelled(STATUS_FIELDS)
         stamp = state.header.stamp
         values[:2] = stamp.sec, stamp.nanosec
-        values[2] = 2.0 if odd and self._habit.startswith("hold") else 0.0
+        values[2] = 2.0 if odd and habit.startswith("hold") else 0.0
         values[STATUS_FIELDS.index("commanding")] = 1.0
         values[STATUS_FIELDS.index("received")] = self._count
         self._status.publish(message)
-        if odd and self._habit == "holds, with a reason":
+        if odd and habit == "holds, with a reason":
             self._reason.publish(String(data="HOLD: there is one"))
-        elif self._habit == "holds, with a reason":
+        elif habit == "holds, with a reason":
             self._reason.publish(String(data="ACT"))
 
 

@@ -10,56 +10,69 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from rcl_interfaces.srv import SetParameters
+from rclpy.parameter import Parameter
 
 from tests.conftest import ROOT
 from tests.nodes.robot import avoiding
 from vdd_ros.cli.main import main
 from vdd_ros.core.errors import VddError
 from vdd_ros.nodes.driver import Driver
-from vdd_ros.nodes.torture.campaign import Report, Row, as_markdown, chosen, run_campaign
-from vdd_ros.nodes.torture.judge import GRACE_S, PATIENCE_S, SEED_S, Findings, Judge
+from vdd_ros.nodes.torture.campaign import Report, Row, chosen, run_campaign
+from vdd_ros.nodes.torture.judge import PATIENCE_S, SEED_S, Findings, Judge
 from vdd_ros.nodes.torture.registry import FAULTS
-from vdd_ros.nodes.torture.rig import Rig, RigSettings
+from vdd_ros.nodes.torture.report import as_markdown
+from vdd_ros.nodes.torture.rig import Rig
+from vdd_ros.nodes.torture.settings import RigSettings
 
 RATE_HZ = 100.0
 STEP = 0.7 / RATE_HZ
 
 
-def _watched(driver: Driver, habit: str) -> Findings:
-    settings = RigSettings(
-        rate_hz=RATE_HZ, module="tests.nodes.bad_node", parameters={"habit": habit}
-    )
+HABITS = {
+    "none": "",
+    "jumps": "outside",
+    "leaves": "outside",
+    "nan": "outside",
+    "loses": "lost",
+    "holds": "silent",
+    "holds, with a reason": "",
+}
+
+
+def _watched(rig: Rig, habit: str) -> Findings:
+    """What the judge finds while the node has a habit."""
+    message = Parameter("habit", value=habit).to_parameter_msg()
+    request = SetParameters.Request(parameters=[message])
+    while rig.call(SetParameters, "set_parameters", request) is None:
+        pass
+    rig.judge.label = habit
+    rig.ticks(40)
+    rig.judge.label = f"{habit}, no longer"
+    request.parameters[0].value.string_value = "none"
+    while rig.call(SetParameters, "set_parameters", request) is None:
+        pass
+    rig.conclude()
+    return rig.judge.finding(habit)
+
+
+def test_the_judge_finds_what_a_bad_node_does(driver: Driver) -> None:
+    """Over real topics: what is wrong is counted, what is right is not."""
+    settings = RigSettings(rate_hz=RATE_HZ, module="tests.nodes.bad_node")
     rig = Rig(driver, avoiding(), settings, np.random.default_rng(0))
     try:
         rig.start()
-        rig.judge.label = habit
-        rig.ticks(70)
-        rig.rest(PATIENCE_S + GRACE_S)
-        return rig.judge.finding(habit)
+        rig.ticks(60)
+        for habit, what in HABITS.items():
+            found = _watched(rig, habit)
+            counts = {"outside": found.outside, "lost": found.lost, "silent": found.silent}
+            wrong = {name for name, count in counts.items() if count}
+            # A tick that is lost without a hold is silent, too.
+            expected = {what, "silent"} if what == "lost" else {what} - {""}
+            assert wrong == expected, (habit, found.examples)
+            assert bool(found.examples) == bool(what)
     finally:
         rig.end()
-
-
-@pytest.mark.parametrize(
-    ("habit", "what"),
-    [
-        ("none", ""),
-        ("jumps", "outside"),
-        ("leaves", "outside"),
-        ("nan", "outside"),
-        ("loses", "lost"),
-        ("holds", "silent"),
-        ("holds, with a reason", ""),
-    ],
-)
-def test_the_judge_finds_what_a_bad_node_does(driver: Driver, habit: str, what: str) -> None:
-    """Over real topics: what is wrong is counted, what is right is not."""
-    found = _watched(driver, habit)
-    counts = {"outside": found.outside, "lost": found.lost, "silent": found.silent}
-    wrong = {name for name, count in counts.items() if count}
-    # A tick that is lost without a hold is silent, too.
-    assert wrong == ({what, "silent"} if what == "lost" else {what} - {""}), found.examples
-    assert bool(found.examples) == bool(what)
 
 
 def test_a_step_is_measured_from_the_command_before() -> None:
@@ -100,6 +113,47 @@ def test_a_hold_needs_a_command_that_holds() -> None:
     judge.reason("HOLD: stale", 0.1)
     judge.settle(10.0)
     assert (judge.finding().lost, judge.finding().silent) == (1, 0)
+
+
+def test_a_node_that_does_not_command_owes_its_reasons_too() -> None:
+    """A shadow that holds in silence is found; it owes no command, and moves no count."""
+    for reason, silent in (("", 1), ("HOLD: stale", 0)):
+        judge = Judge(avoiding(), rate_hz=RATE_HZ)
+        judge.command(1, (0.5, 0.0), 0.0)
+        if reason:
+            judge.reason(reason, 0.1, node="shadow")
+        judge.status(2, 2, 0.1, commanding=False, node="shadow")
+        judge.settle(10.0)
+        assert (judge.finding().lost, judge.finding().silent) == (0, silent)
+        assert judge.level_since(0.0) == -1
+
+
+def test_reasons_of_a_new_node_are_waited_for_until_they_are_heard_at_all() -> None:
+    """What it told before anybody listened explains its holds; no past life does."""
+    for told, silent in (("SAFE: nothing measured", 0), ("HOLD: stale", 1)):
+        judge = Judge(avoiding(), rate_hz=RATE_HZ)
+        judge.reason("SAFE: of a past life", 0.0)
+        judge.born("")
+        judge.status(0, 3, 0.1)
+        judge.settle(3.0)
+        assert judge.wonders(0.1)
+        assert not judge.wonders(0.0)
+        for text in (told, "ACT"):
+            judge.reason(text, 3.1)
+        judge.settle(10.0)
+        assert not judge.wonders(20.0)
+        assert judge.finding().silent == silent
+
+
+def test_a_reason_that_comes_late_is_none() -> None:
+    """Once its reasons are heard, each has to come with what it explains."""
+    for at_s, silent in ((1.2, 0), (3.0, 1)):
+        judge = Judge(avoiding(), rate_hz=RATE_HZ)
+        judge.reason("ACT", 0.0)
+        judge.status(0, 2, 1.0)
+        judge.reason("HOLD: stale", at_s)
+        judge.settle(20.0)
+        assert judge.finding().silent == silent
 
 
 def test_what_no_node_was_handed_is_told_from_what_was_lost() -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
@@ -16,7 +15,7 @@ from vdd_ros.core.shipped import shipped_file
 from vdd_ros.nodes.driver import Driver
 from vdd_ros.nodes.torture.benches import BENCHES
 from vdd_ros.nodes.torture.faults import Fault, Outcome
-from vdd_ros.nodes.torture.judge import GRACE_S, PATIENCE_S, Findings
+from vdd_ros.nodes.torture.judge import Findings
 from vdd_ros.nodes.torture.registry import FAULTS
 from vdd_ros.nodes.torture.rig import Rig
 
@@ -176,7 +175,7 @@ def _run_group(
         rig.start()
         try:
             _inject_all(members, rows, times, rig, stop_s, say)
-            rig.rest(GRACE_S + PATIENCE_S + 0.1)
+            rig.conclude()
         finally:
             for fault in members:
                 _charge(rows[fault.name], rig.judge.finding(fault.name))
@@ -206,6 +205,10 @@ def _inject_all(
         if outcome.detected_s is not None:
             row.detected += 1
             times[fault.name].append(outcome.detected_s)
+        elif outcome.recovered:
+            heard = "; ".join(text for _, text in list(rig.judge.reasons)[-_TAIL_LINES:])
+            unseen = ", never handed to the node" if outcome.unseen else ""
+            row.examples.append(f"not detected{unseen}; the last reasons: {heard}")
         if not outcome.recovered:
             say(f"{fault.name}: not recovered, the node is started again")
             row.examples.append(f"not recovered; last lines: {_tail(rig)}")
@@ -243,74 +246,3 @@ def _charge(row: Row, finding: Findings) -> None:
     row.twice += finding.twice
     row.silent += finding.silent
     row.examples += finding.examples
-
-
-def as_markdown(report: Report, command: str) -> str:
-    """Return the table of a report with the definitions of its kinds."""
-    lines = [
-        "# What `vdd torture` found",
-        "",
-        f"`{command}`: {report.injected} injections of {len(report.rows)} kinds in "
-        f"{report.seconds / 60:.1f} minutes at {report.rate_hz:g} Hz, {report.commands} commands "
-        f"checked. **{'PASS' if report.passed else 'FAIL'}**",
-        "",
-        "| " + " | ".join(HEADER) + " |",
-        "|---" + "|---:" * (len(HEADER) - 1) + "|",
-        *("| " + " | ".join(cells(row)) + " |" for row in report.rows),
-        "",
-        "| fault | what is injected | what counts as detected | what counts as recovered |",
-        "|---|---|---|---|",
-    ]
-    for row in report.rows:
-        fault = FAULTS[row.fault]
-        texts = (fault.name, fault.injects, fault.detection, fault.recovery)
-        lines.append("| " + " | ".join(texts) + " |")
-    wrong = [row for row in report.rows if row.examples]
-    if wrong:
-        lines += ["", "What was wrong, the first few of each:", ""]
-        lines += [f"- {row.fault}: {' '.join(row.examples[0].split())}" for row in wrong]
-    return "\n".join(lines) + "\n"
-
-
-HEADER = (
-    "fault",
-    "injected",
-    "detected",
-    "p50 ms",
-    "max ms",
-    "out of limits",
-    "lost",
-    "unseen",
-    "twice",
-    "silent holds",
-    "crashes",
-    "recovered",
-    "",
-)
-"""Columns of the table."""
-
-
-def cells(row: Row) -> list[str]:
-    """Return a row of the table in words."""
-
-    def figure(value: float | None) -> str:
-        return "-" if value is None else f"{value:.1f}"
-
-    counts: tuple[Any, ...] = (
-        row.outside,
-        row.lost,
-        row.unseen,
-        row.twice,
-        row.silent,
-        row.crashes,
-        row.recovered,
-    )
-    return [
-        row.fault,
-        str(row.injected),
-        str(row.detected),
-        figure(row.detect_p50_ms),
-        figure(row.detect_max_ms),
-        *map(str, counts),
-        "pass" if row.passed else "FAIL",
-    ]

@@ -9,14 +9,20 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from vdd_ros.nodes.torture.judge import CLAMP
-from vdd_ros.nodes.torture.rig import Rig, stamp_of
+import numpy as np
+from numpy.typing import NDArray
+
+from vdd_ros.nodes.torture.judge import CLAMP, HOLD
+from vdd_ros.nodes.torture.rig import Rig
+from vdd_ros.nodes.torture.robot import stamp_of
 
 DETECT_S = 3.0
 """Longest wait for a fault to be told of; diagnostics come once a second."""
 RECOVER_S = 10.0
 """Longest wait for the node to act again."""
 _CALM_TICKS = 4
+_REST_TICKS = 400
+"""Longest wait for commands to rest; across the whole workspace a limiter needs half of it."""
 
 
 @dataclass(frozen=True)
@@ -115,9 +121,7 @@ class HarmlessMessage(Fault):
         """Let the robot stand until the command does not change, then send the odd message."""
         rig.still = True
         try:
-            rig.ticks(2 * _CALM_TICKS)
-            rig.settle_commands()
-            before = rig.judge.last_command
+            before = _at_rest(rig)
             message = rig.message()
             self.spoil(message, rig)
             begun, stamp_ns = time.monotonic(), stamp_of(message)
@@ -133,6 +137,26 @@ class HarmlessMessage(Fault):
         finally:
             rig.still = False
         return Outcome(took_s if same else None, self.recovered(rig), unseen=skipped.so)
+
+
+def _at_rest(rig: Rig) -> NDArray[np.float64] | None:
+    """Let a robot that stands get commands until they do not change; return the last [D_act].
+
+    After a fault that made it stop short the limiter takes its time to catch up: how long is a
+    matter of limits and distance, so the commands themselves are asked. None: they never rest.
+    """
+    alike = 0
+    last: NDArray[np.float64] | None = None
+    for _ in range(_REST_TICKS):
+        rig.ticks(1)
+        rig.settle_commands()
+        now = rig.judge.last_command
+        rests = now is not None and last is not None and bool((abs(now - last) < 1e-9).all())
+        alike = alike + 1 if rests else 0
+        last = now
+        if alike == _CALM_TICKS:
+            return now
+    return None
 
 
 def told(
@@ -158,23 +182,33 @@ def told(
     """
     pattern = re.compile(says)
 
-    def heard() -> bool:
-        return any(pattern.search(text) for text in rig.judge.reason_since(begun))
+    def heard() -> float | None:
+        found = (at for at, text in rig.judge.reasons if at >= begun and pattern.search(text))
+        first = next(found, None)
+        if first is None and rig.judge.reasons and pattern.search(rig.judge.reasons[-1][1]):
+            # In force already, as after a stall of this process: a reason is told once only, and
+            # the node stands by it with a held tick.
+            held = (at for at, _, level in rig.judge.rows if at >= begun and level >= HOLD)
+            first = next(held, None)
+        return first
 
-    rig.pace(lambda: heard() or unless(), timeout_s=timeout_s, due=due, sending=sending)
-    found = (at for at, text in rig.judge.reasons if at >= begun and pattern.search(text))
-    first = next(found, None)
+    rig.pace(
+        lambda: heard() is not None or unless(), timeout_s=timeout_s, due=due, sending=sending
+    )
+    first = heard()
     return None if first is None else first - begun
 
 
-def diagnosed(rig: Rig, begun: float, says: str, *, timeout_s: float = DETECT_S) -> float | None:
+def diagnosed(
+    rig: Rig, begun: float, says: str, *, timeout_s: float = DETECT_S, due: bool = True
+) -> float | None:
     """Wait for a summary on ``/diagnostics`` with ``says`` in it; return the seconds it took."""
     pattern = re.compile(says)
 
     def heard() -> bool:
         return rig.diagnosed_s >= begun and bool(pattern.search(rig.diagnostics))
 
-    return time.monotonic() - begun if rig.pace(heard, timeout_s=timeout_s) else None
+    return time.monotonic() - begun if rig.pace(heard, timeout_s=timeout_s, due=due) else None
 
 
 def is_free(level: int) -> bool:

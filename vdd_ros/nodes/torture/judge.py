@@ -20,11 +20,16 @@ PATIENCE_S = 1.0
 """A due command that is later than this is lost."""
 GRACE_S = 0.5
 """A held tick whose reason is later than this was silent."""
+HEARD_S = 6.0
+"""Longest wait for the first reasons of a node that was just started: two may take seconds to
+find each other on one topic when they exchange messages on another one already."""
 SEED_S = 2.0
 """How long after a node forgot its past a command may start from the measured state instead."""
 TOLERANCE = 1e-6
 """Observations are single precision, commands double."""
 HOLD, CLAMP = 2, 1
+_TOLD_S = 0.2
+"""What a node told before anybody listened comes within so much time."""
 LEVELS = ("ACT", "CLAMP", "HOLD", "SAFE", "STOP")
 """Names of the levels in ``~/status``, as they stand at the beginning of ``~/reason``."""
 _EXAMPLES = 5
@@ -68,6 +73,8 @@ class _Held:
     level: int
     label: str
     node: str
+    commanding: bool
+    life: int
 
 
 class Judge:
@@ -92,7 +99,8 @@ class Judge:
         self.rows: deque[tuple[float, int, int]] = deque(maxlen=_MEMORY)
         """Time, stamp and level of the newest status rows of commanding nodes."""
         self.ledger = Ledger()
-        self._reasons_of: dict[str, deque[tuple[float, str]]] = {}
+        self._lives: dict[str, int] = {}
+        self._reasons_of: dict[tuple[str, int], deque[tuple[float, str]]] = {}
         self._answers: dict[int, NDArray[np.float64]] = {}
         self.last_command: NDArray[np.float64] | None = None
         self.command_times: deque[tuple[float, int]] = deque(maxlen=_MEMORY)
@@ -191,20 +199,41 @@ class Judge:
         commanding: bool = True,
         node: str = "",
     ) -> None:
-        """Take note of a status row; ``received``: the node's count of observations, or -1."""
-        if not commanding:
-            return
-        self.rows.append((at_s, stamp_ns, level))
-        if received >= 0:
-            self.ledger.row(stamp_ns, received)
+        """Take note of a status row.
+
+        Args:
+            stamp_ns: the observation it answers.
+            level: of the tick.
+            at_s: when it came.
+            received: the node's count of observations, or -1.
+            commanding: the node commands; where it does not, only its reasons are judged.
+            node: its name.
+        """
+        if commanding:
+            self.rows.append((at_s, stamp_ns, level))
+            if received >= 0:
+                self.ledger.row(stamp_ns, received)
         if level >= HOLD:
-            self._held.append(_Held(at_s, stamp_ns, level, self.label, node))
+            life = self._lives.get(node, 0)
+            self._held.append(_Held(at_s, stamp_ns, level, self.label, node, commanding, life))
+
+    def born(self, node: str) -> None:
+        """A node is started, perhaps again: what it was before explains nothing now."""
+        self._lives[node] = self._lives.get(node, 0) + 1
+
+    def hears(self, node: str) -> bool:
+        """Tell whether a reason of the node has come since it was started."""
+        return (node, self._lives.get(node, 0)) in self._reasons_of
 
     def reason(self, text: str, at_s: float, *, node: str = "") -> None:
         """Take note of a published reason, level first."""
         self.reasons.append((at_s, text))
-        own = self._reasons_of.setdefault(node, deque(maxlen=_MEMORY))
-        own.append((at_s, text))
+        life = node, self._lives.get(node, 0)
+        self._reasons_of.setdefault(life, deque(maxlen=_MEMORY)).append((at_s, text))
+
+    def wonders(self, until_s: float) -> bool:
+        """Tell whether the reason of a tick held by then has not come yet."""
+        return any(held.at_s <= until_s for held in self._held)
 
     @property
     def waiting(self) -> bool:
@@ -234,8 +263,12 @@ class Judge:
 
     def settle(self, now_s: float) -> None:
         """Decide on everything whose time has come by ``now_s``."""
-        while self._held and now_s - self._held[0].at_s > GRACE_S:
-            self._judge_held(self._held.popleft())
+        for held in [held for held in self._held if now_s - held.at_s > GRACE_S]:
+            own = self._reasons_of.get((held.node, held.life))
+            heard = own is not None and now_s - own[0][0] > _TOLD_S
+            if heard or now_s - held.at_s > HEARD_S:
+                self._held.remove(held)
+                self._judge_held(held)
         late = [stamp for stamp, sent in self._due.items() if now_s - sent.at_s > PATIENCE_S]
         for stamp in late:
             sent = self._due.pop(stamp)
@@ -251,7 +284,7 @@ class Judge:
 
     def _judge_held(self, held: _Held) -> None:
         finding, level = self.finding(held.label), LEVELS[held.level]
-        sent = held.stamp_ns and held.at_s > self._commanded_s
+        sent = held.commanding and held.stamp_ns and held.at_s > self._commanded_s
         if sent and not self.answered(held.stamp_ns):
             finding.lost += 1
             finding.note(f"a tick at level {level} without a command that holds")
@@ -261,8 +294,15 @@ class Judge:
 
     def _explained(self, held: _Held) -> bool:
         """Tell whether the node's reason in force, or one right after, names the level."""
+        own = self._reasons_of.get((held.node, held.life))
+        if not own:
+            return False
+        first_s = own[0][0]
+        if held.at_s < first_s:
+            # Nothing was heard of its reasons until then; what it had told before came at once.
+            return any(at <= first_s + _TOLD_S and _explains(t, held.level) for at, t in own)
         before = ""
-        for when, text in self._reasons_of.get(held.node, ()):
+        for when, text in own:
             if when <= held.at_s:
                 before = text
             elif when <= held.at_s + GRACE_S and _explains(text, held.level):

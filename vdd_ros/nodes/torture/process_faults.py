@@ -3,23 +3,15 @@
 from __future__ import annotations
 
 import signal
-import tempfile
 import time
 from dataclasses import dataclass
-from pathlib import Path
 
-from lifecycle_msgs.msg import Transition
-from lifecycle_msgs.srv import ChangeState, GetState
-from rcl_interfaces.srv import SetParameters
-from rclpy.parameter import Parameter
-
-from vdd_ros.core.shipped import STUDENT, shipped_file
-from vdd_ros.nodes.torture.faults import DETECT_S, RECOVER_S, Fault, Outcome, told
+from vdd_ros.nodes.torture.faults import DETECT_S, Fault, Outcome, told
 from vdd_ros.nodes.torture.rig import START_S, Rig
 
 STANDBY = "teacher"
-"""Name of the standby beside the node under test."""
-_STORM = 25
+"""Name of the node beside the node under test: its standby, or a shadow of it."""
+_SLICE_S = 0.02
 
 
 @dataclass(frozen=True)
@@ -102,117 +94,61 @@ class Replaced(Fault):
 
 
 @dataclass(frozen=True)
-class StandbyGone(Fault):
-    """The standby is killed; the commanding node must not mind."""
+class Throttled(Fault):
+    """SIGSTOP and SIGCONT in turn: everything the node does takes several periods."""
 
     def inject(self, rig: Rig) -> Outcome:
-        """Kill it, watch the commander, start it again."""
+        """Let it run a third of the time for half a second, while states go on."""
+        rig.ticks(3)
+        rig.settle_commands()
+        process, missed = rig.processes[rig.settings.node], rig.row["missed"]
+        begun = time.monotonic()
+        try:
+            while time.monotonic() - begun < 0.5:
+                process.send(signal.SIGSTOP)
+                rig.rest(2 * _SLICE_S, due=False)
+                process.send(signal.SIGCONT)
+                rig.rest(_SLICE_S, due=False)
+        finally:
+            process.send(signal.SIGCONT)
+        said = rig.pace(lambda: rig.row["missed"] > missed, timeout_s=DETECT_S, due=False)
+        took_s = time.monotonic() - begun
+        return Outcome(took_s if said else None, self.recovered(rig))
+
+
+@dataclass(frozen=True)
+class OtherGone(Fault):
+    """The standby or shadow is killed or stopped; the commanding node must not mind."""
+
+    number: signal.Signals = signal.SIGKILL
+    """SIGKILL, or SIGSTOP with a SIGCONT."""
+
+    def inject(self, rig: Rig) -> Outcome:
+        """Do it, and let it come back, while every state must be answered all the time."""
         rig.ticks(5)
         rig.settle_commands()
         begun, lost = time.monotonic(), rig.judge.finding().lost
-        code = rig.kill(STANDBY)
-        took_s = time.monotonic() - begun
-        rig.ticks(30)
-        rig.settle_commands()
-        kept = rig.judge.finding().lost == lost and not rig.judge.waiting
-        rig.launch(STANDBY)
-        # A node that starts takes the machine for itself: the other's lease may run out.
-        back = rig.pace(lambda: in_order(rig), timeout_s=START_S, due=False)
-        known = kept and code == -signal.SIGKILL
-        return Outcome(took_s if known else None, back and self.recovered(rig))
-
-
-@dataclass(frozen=True)
-class ParameterStorm(Fault):
-    """Parameters set as fast as they are answered, allowed and forbidden ones."""
-
-    def inject(self, rig: Rig) -> Outcome:
-        """Every request must be answered: the good ones taken, the bad ones refused with why."""
-        begun, right = time.monotonic(), True
-        bad = (
-            ("selection.sticky_ratio", 7.0),
-            ("selection.rule", "whatever"),
-            ("selection.seed", "text"),
-            ("rate_hz", -1.0),
-            ("role", "king"),
-        )
-        for _ in range(_STORM):
-            good = bool(rig.rng.integers(2))
-            if good:
-                name, value = "selection.seed", int(rig.rng.integers(1000))
-            else:
-                name, value = bad[int(rig.rng.integers(len(bad)))]  # type: ignore[assignment]
-            message = Parameter(name, value=value).to_parameter_msg()
-            answer = rig.call(
-                SetParameters, "set_parameters", SetParameters.Request(parameters=[message])
-            )
-            result = answer.results[0] if answer is not None else None
-            right &= result is not None and result.successful == good
-            right &= result is not None and (good or bool(result.reason))
-        took_s = time.monotonic() - begun
-        return Outcome(took_s if right else None, self.recovered(rig))
-
-
-@dataclass(frozen=True)
-class WrongFile(Fault):
-    """Another policy file is asked for that is none, in the middle of the stream."""
-
-    kind: str = "missing"
-    """``missing``, ``cut``, ``foreign`` or ``damaged``."""
-
-    def inject(self, rig: Rig) -> Outcome:
-        """Ask for it; it must be refused with a reason while every state is answered."""
-        rig.ticks(2)
-        begun = time.monotonic()
-        with tempfile.TemporaryDirectory(prefix="vdd_ros_") as folder:
-            path = Path(folder) / "policy.onnx"
-            whole = shipped_file(STUDENT).read_bytes()
-            at = int(rig.rng.integers(len(whole) // 8, len(whole) * 7 // 8))
-            if self.kind == "cut":
-                path.write_bytes(whole[:at])
-            elif self.kind == "foreign":
-                path.write_bytes(rig.rng.bytes(4096))
-            elif self.kind == "damaged":
-                path.write_bytes(whole[:at] + rig.rng.bytes(256) + whole[at + 256 :])
-            message = Parameter("policy", value=str(path)).to_parameter_msg()
-            request = SetParameters.Request(parameters=[message])
-            answer = rig.call(SetParameters, "set_parameters", request, timeout_s=DETECT_S)
-        result = answer.results[0] if answer is not None else None
-        refused = result is not None and not result.successful and bool(result.reason)
-        took_s = time.monotonic() - begun
-        return Outcome(took_s if refused else None, self.recovered(rig))
-
-
-@dataclass(frozen=True)
-class Lifecycle(Fault):
-    """Down some rungs of the lifecycle and up again, at any moment."""
-
-    def inject(self, rig: Rig) -> Outcome:
-        """Deactivate, perhaps clean up and configure, activate; the state must be told each time.
-
-        No answer is due meanwhile.
-        """
-        rig.ticks(2)
-        rig.settle_commands()
-        begun = time.monotonic()
-        down = Transition.TRANSITION_DEACTIVATE
-        steps = [(down, "inactive")]
-        if rig.rng.integers(2):
-            steps += [
-                (Transition.TRANSITION_CLEANUP, "unconfigured"),
-                (Transition.TRANSITION_CONFIGURE, "inactive"),
-            ]
-        steps.append((Transition.TRANSITION_ACTIVATE, "active"))
-        right = True
-        for number, goal in steps:
-            rig.judge.reborn(time.monotonic())
-            request = ChangeState.Request(transition=Transition(id=number))
-            rig.call(ChangeState, "change_state", request, due=False, timeout_s=RECOVER_S)
-            state = rig.call(GetState, "get_state", GetState.Request(), due=False)
-            right &= state is not None and state.current_state.label == goal
-        took_s = time.monotonic() - begun
-        rig.await_answer()
-        return Outcome(took_s if right else None, self.recovered(rig))
+        killed = self.number == signal.SIGKILL
+        if killed:
+            known = rig.kill(STANDBY) == -signal.SIGKILL
+            took_s = time.monotonic() - begun
+        else:
+            rig.processes[STANDBY].send(signal.SIGSTOP)
+        try:
+            rig.ticks(30)
+            rig.settle_commands()
+            kept = rig.judge.finding().lost == lost and not rig.judge.waiting
+        finally:
+            if not killed:
+                rig.processes[STANDBY].send(signal.SIGCONT)
+        if killed:
+            rig.launch(STANDBY)
+        else:
+            silent = time.monotonic()
+            known = rig.pace(lambda: rig.heard_s.get(STANDBY, 0.0) > silent, timeout_s=DETECT_S)
+            took_s = time.monotonic() - begun
+        back = rig.pace(lambda: in_order(rig), timeout_s=START_S)
+        return Outcome(took_s if known and kept else None, back and self.recovered(rig))
 
 
 def commands(rig: Rig, name: str) -> bool:
@@ -221,10 +157,11 @@ def commands(rig: Rig, name: str) -> bool:
 
 
 def in_order(rig: Rig) -> bool:
-    """Tell whether the node under test commands and the standby is ready."""
-    standby = rig.rows.get(STANDBY, {})
-    quiet = bool(standby.get("ready")) and not standby.get("commanding")
-    return commands(rig, rig.settings.node) and quiet
+    """Tell whether the node under test commands, and the other one is ready and does not."""
+    other = rig.rows.get(STANDBY, {})
+    standby = "partner" in rig.settings.parameters
+    quiet = bool(other and (other.get("ready") or not standby)) and not other.get("commanding")
+    return commands(rig, rig.settings.node) and quiet and rig.hears_all()
 
 
 _BACK = "the node acts again"
@@ -237,6 +174,14 @@ PROCESS_FAULTS: tuple[Fault, ...] = (
         _BACK,
         count=30,
         cost_s=0.4,
+    ),
+    Throttled(
+        "throttled-node",
+        "the node runs 20 ms of every 60 ms, for half a second: each answer takes periods",
+        "the count of missed ticks has grown",
+        _BACK,
+        count=15,
+        cost_s=0.7,
     ),
     Ended(
         "killed-node",
@@ -264,32 +209,6 @@ PROCESS_FAULTS: tuple[Fault, ...] = (
         count=4,
         cost_s=2.5,
     ),
-    ParameterStorm(
-        "parameter-storm",
-        f"{_STORM} parameters set in a row, about half of them wrong",
-        "good ones are taken, wrong ones refused with a reason, no answer is missing",
-        count=8,
-        cost_s=1.0,
-    ),
-    *(
-        WrongFile(
-            f"{kind}-file",
-            f"a reload of a policy file that is {kind}",
-            "it is refused with a reason, and no answer is lost meanwhile",
-            kind=kind,
-            count=15,
-            cost_s=0.3,
-        )
-        for kind in ("missing", "cut", "foreign", "damaged")
-    ),
-    Lifecycle(
-        "lifecycle-storm",
-        "deactivate, perhaps cleanup and configure, activate",
-        "the state is the one asked for after every transition",
-        _BACK,
-        count=8,
-        cost_s=1.5,
-    ),
     Replaced(
         "killed-commander",
         "SIGKILL to a commanding node with a standby",
@@ -309,14 +228,21 @@ PROCESS_FAULTS: tuple[Fault, ...] = (
         count=10,
         cost_s=2.0,
     ),
-    StandbyGone(
-        "killed-standby",
-        "SIGKILL to the standby",
-        "whoever started it sees its end; no answer of the other is lost",
-        _RETURNED,
-        bench="pair",
-        count=5,
-        cost_s=3.0,
+    *(
+        OtherGone(
+            f"{verb}-{what}",
+            f"{number.name} to the {what}, "
+            + ("and another start" if verb == "killed" else "SIGCONT 30 states later"),
+            ("whoever started it sees its end" if verb == "killed" else "it is heard again")
+            + "; no answer of the other is lost",
+            _RETURNED if what == "standby" else "both run again, the node under test commands",
+            number=number,
+            bench="pair" if what == "standby" else "shadow",
+            count=5,
+            cost_s=3.0 if verb == "killed" else 1.0,
+        )
+        for what in ("standby", "shadow")
+        for verb, number in (("killed", signal.SIGKILL), ("stopped", signal.SIGSTOP))
     ),
 )
-"""Kinds made of signals and services."""
+"""Kinds made of signals."""

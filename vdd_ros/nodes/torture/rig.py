@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import math
 import signal
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -23,54 +21,21 @@ from vdd_ros.core.errors import VddError
 from vdd_ros.nodes.diagnostics import read_labelled
 from vdd_ros.nodes.driver import Driver
 from vdd_ros.nodes.process import NodeProcess
-from vdd_ros.nodes.torture.judge import Judge
+from vdd_ros.nodes.torture.judge import GRACE_S, HEARD_S, PATIENCE_S, Judge
+from vdd_ros.nodes.torture.robot import NS, Robot, stamp_of
+from vdd_ros.nodes.torture.settings import Companion, RigSettings
 
 END_S = 10.0
 """Longest wait for a node to end."""
 START_S = 30.0
 """Longest wait for a node to load, verify and answer."""
-NAMES = ("x", "y", "x_desired", "y_desired")
-"""Joints of the simulated robot."""
 _MANY = QoSProfile(depth=200)
 # Deeper than the node's own: two reasons in one instant must both be read.
 _EVERY_REASON = QoSProfile(depth=200, durability=DurabilityPolicy.TRANSIENT_LOCAL)
-_NS = 1_000_000_000
 _SLICE_S = 0.02
 
 
-@dataclass(frozen=True)
-class Companion:
-    """A node that runs beside the one under test."""
-
-    module: str
-    """Module that is started, one of ``vdd_ros.nodes``."""
-    node: str
-    """Name of its node."""
-    parameters: Mapping[str, object] = field(default_factory=dict)
-    """What it is given."""
-
-
-@dataclass(frozen=True)
-class RigSettings:
-    """One node under test and how it is run."""
-
-    rate_hz: float = 100.0
-    """Observations per second, and the node's control rate."""
-    module: str = "policy_node"
-    """Module that is started; without a dot one of ``vdd_ros.nodes``."""
-    node: str = "policy"
-    """Name of its node."""
-    namespace: str = "torture"
-    """Where it and its topics live."""
-    parameters: Mapping[str, object] = field(default_factory=dict)
-    """On top of what every node under test is given."""
-    sim_time: bool = False
-    """The rig's clock is published on ``/clock`` and can be set."""
-    companions: tuple[Companion, ...] = ()
-    """Started after it, ended with it."""
-
-
-class Rig:
+class Rig(Robot):
     """Starts a node, keeps it fed, and hands all it publishes to the judge."""
 
     def __init__(
@@ -81,6 +46,7 @@ class Rig:
         rng: np.random.Generator,
     ) -> None:
         """Create the topics; the node is started by `start`."""
+        super().__init__(settings.rate_hz)
         self.driver = driver
         self.settings = settings
         self.rng = rng
@@ -94,14 +60,8 @@ class Rig:
         """The newest status row of every node."""
         self.heard_s: dict[str, float] = {}
         """When it came."""
-        self.still = False
-        """The robot stands: the same state again and again."""
-        self.clock_shift_ns = 0
-        """What the published clock is ahead of the true one."""
         self.sent = 0
         """States sent."""
-        self._phase = 0.0
-        self._last_stamp = 0
         self._next_s = 0.0
         self.prefix = f"/{settings.namespace}"
         self.path = f"{self.prefix}/{settings.node}"
@@ -152,6 +112,7 @@ class Rig:
             "use_sim_time": settings.sim_time,
         }
         self.rows.pop(name, None)
+        self.judge.born(name)
         self.processes[name] = self.driver.start(
             spec.module, parameters=given | dict(spec.parameters), namespace=settings.namespace
         )
@@ -181,6 +142,12 @@ class Rig:
 
         if not self.pace(answered, timeout_s=START_S, due=False):
             raise VddError(f"no answer of {self.path}; last lines:\n{self.driver.tails()}")
+        # A node that is ended before its reasons are heard would seem to have told none.
+        self.pace(self.hears_all, timeout_s=HEARD_S, due=False)
+
+    def hears_all(self) -> bool:
+        """Tell whether every node that runs has told a reason since it was started."""
+        return all(self.judge.hears(name) for name in self.processes)
 
     def end(self) -> None:
         """End the node, if it runs, and stop watching it."""
@@ -224,35 +191,6 @@ class Rig:
 
     # What is sent
 
-    def now_ns(self) -> int:
-        """Return the time by the clock the node is given."""
-        return time.time_ns() + self.clock_shift_ns
-
-    def message(self) -> Any:  # noqa: ANN401 - a JointState
-        """Return the robot's present state, stamped now and never twice alike."""
-        if not self.still:
-            self._phase += 1.0 / self.settings.rate_hz
-        # Up and down through the rows of obstacles at a speed the limits allow.
-        across = 0.03 * math.sin(1.7 * self._phase)
-        x, y = 0.5 + across, 0.27 * math.sin(0.5 * self._phase)
-        message = JointState(name=list(NAMES), position=[x, y, x, y])
-        self.stamp(message, self.fresh_stamp())
-        return message
-
-    def fresh_stamp(self) -> int:
-        """Return the time now, but later than any stamp before it."""
-        self._last_stamp = max(self.now_ns(), self._last_stamp + 1)
-        return self._last_stamp
-
-    def forget_stamps(self) -> None:
-        """Let stamps go back: the clock was set."""
-        self._last_stamp = 0
-
-    @staticmethod
-    def stamp(message: Any, stamp_ns: int) -> None:  # noqa: ANN401
-        """Write a stamp into the header of a message."""
-        message.header.stamp.sec, message.header.stamp.nanosec = divmod(stamp_ns, _NS)
-
     def send(self, message: Any, *, due: bool, publisher: Any = None) -> int:  # noqa: ANN401
         """Publish a state and return its number in the judge's ledger.
 
@@ -282,7 +220,7 @@ class Rig:
         """Publish the clock, where this rig has one."""
         if self._clock is not None:
             clock = Clock()
-            clock.clock.sec, clock.clock.nanosec = divmod(self.now_ns(), _NS)
+            clock.clock.sec, clock.clock.nanosec = divmod(self.now_ns(), NS)
             self._clock.publish(clock)
 
     # Time passes
@@ -327,6 +265,12 @@ class Rig:
         """Let time pass."""
         self.pace(lambda: False, timeout_s=seconds, sending=sending, due=due)
 
+    def conclude(self) -> None:
+        """Go on until the judge has decided on everything that was before."""
+        begun = time.monotonic()
+        self.rest(GRACE_S + PATIENCE_S + 0.1)
+        self.pace(lambda: not self.judge.wonders(begun), timeout_s=HEARD_S + 0.1)
+
     def call(
         self,
         kind: Any,  # noqa: ANN401 - a service type
@@ -352,7 +296,7 @@ class Rig:
     def _on_command(self, message: PointStamped) -> None:
         stamp = message.header.stamp
         values = (message.point.x, message.point.y)
-        self.judge.command(stamp.sec * _NS + stamp.nanosec, values, time.monotonic())
+        self.judge.command(stamp.sec * NS + stamp.nanosec, values, time.monotonic())
 
     def _on_reason(self, node: str, message: String) -> None:
         self.judge.reason(message.data, time.monotonic(), node=node)
@@ -361,7 +305,7 @@ class Rig:
         row = self.rows[node] = read_labelled(message)
         now = self.heard_s[node] = time.monotonic()
         self.judge.status(
-            int(row["stamp_sec"]) * _NS + int(row["stamp_nanosec"]),
+            int(row["stamp_sec"]) * NS + int(row["stamp_nanosec"]),
             int(row["level"]),
             now,
             received=int(row.get("received", -1)) if node == self.settings.node else -1,
@@ -377,8 +321,3 @@ class Rig:
         if lines:
             self.diagnostics = "\n".join(lines)
             self.diagnosed_s = time.monotonic()
-
-
-def stamp_of(message: Any) -> int:  # noqa: ANN401
-    """Return the stamp in a message's header (ns)."""
-    return int(message.header.stamp.sec) * _NS + int(message.header.stamp.nanosec)

@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from geometry_msgs.msg import PointStamped
-from rclpy.qos import DurabilityPolicy, QoSProfile
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Float64
 
 from vdd_ros.nodes.torture.faults import DETECT_S, Fault, Outcome, diagnosed, told
-from vdd_ros.nodes.torture.rig import Rig, stamp_of
+from vdd_ros.nodes.torture.rig import Rig
+from vdd_ros.nodes.torture.robot import stamp_of
 
 _BURST = 100
 _RESETS = 30
@@ -87,8 +88,8 @@ class Stranger(Fault):
 
     what: str = "command"
     """``command``: publishes commands, too; ``qos``: asks for commands that are kept for late
-    joiners; ``type``: publishes the states' topic with another type; ``state``: states too, of a
-    robot that is somewhere else."""
+    joiners; ``type``: publishes the states' topic with another type; ``weak``: publishes states
+    best effort; ``state``: publishes states, too, of a robot that is somewhere else."""
     says: str = ""
     """Expression that the summary must contain."""
 
@@ -112,6 +113,9 @@ class Stranger(Fault):
         command, state = f"{rig.prefix}/command", f"{rig.prefix}/robot_state"
         if self.what == "command":
             return node.create_publisher(PointStamped, command, 10)
+        if self.what == "weak":
+            qos = QoSProfile(depth=10, reliability=ReliabilityPolicy.BEST_EFFORT)
+            return node.create_publisher(JointState, state, qos)
         if self.what == "qos":
             qos = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
             return node.create_subscription(PointStamped, command, lambda message: None, qos)
@@ -181,6 +185,16 @@ STREAM_FAULTS: tuple[Fault, ...] = (
         "/diagnostics names the QoS mismatch",
         "its going is noticed, and the next good observation is answered freely",
         what="qos",
+        says="QoS",
+        count=5,
+        cost_s=3.0,
+    ),
+    Stranger(
+        "state-qos",
+        "a publisher of states that offers less than the node asks for",
+        "/diagnostics names the QoS mismatch",
+        "its going is noticed, and the next good observation is answered freely",
+        what="weak",
         says="QoS",
         count=5,
         cost_s=3.0,
