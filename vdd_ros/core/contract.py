@@ -18,7 +18,9 @@ from typing import Literal
 from vdd_ros.core.errors import VddError, did_you_mean
 from vdd_ros.core.operators import Operators, parse_operators
 
-Execution = Literal["latest_only", "weighted_average", "average", "conservative"]
+Execution = Literal[
+    "latest_only", "weighted_average", "average", "conservative", "temporal_ensemble"
+]
 SafetyAction = Literal["hold", "zeros", "none"]
 Reliability = Literal["", "reliable", "best_effort"]
 Durability = Literal["", "volatile", "transient_local"]
@@ -257,6 +259,9 @@ class PolicyContract:
     """Predicted actions that are executed before the next prediction."""
     execution: Execution = "latest_only"
     """How overlapping chunks are merged."""
+    temporal_ensemble_coeff: float = 0.01
+    """execution temporal_ensemble: prediction i of a step, the oldest first, weighs exp(-coeff i).
+    0.01 is ACT's; below 0 newer ones weigh more."""
     reset_topic: str = ""
     """Relative topic (``std_msgs/msg/Empty``) that starts a new episode: history is cleared."""
     safety: Safety = field(default_factory=Safety)
@@ -278,6 +283,11 @@ class PolicyContract:
             yield (
                 f"n_action_steps: got {self.n_action_steps}, but the policy predicts only "
                 f"horizon = {self.horizon} actions; expected n_action_steps <= horizon"
+            )
+        if not math.isfinite(self.temporal_ensemble_coeff):
+            yield (
+                f"temporal_ensemble_coeff: got {self.temporal_ensemble_coeff}, expected a number; "
+                "0.01 is ACT's"
             )
         if self.reset_topic.startswith("/"):
             yield f"reset_topic: '{self.reset_topic}' is absolute; use a relative name"
