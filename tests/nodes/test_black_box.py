@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import io
 import json
@@ -53,8 +54,12 @@ TYPES = {
     "/episode_start": Empty,
 }
 
-RING_S = 5.0
-"""Length of the ring of the node under test."""
+RING_S = 60.0
+"""Length of the ring of the node that is asked for bags: no stall is as long."""
+SHORT_RING_S = 2.0
+"""Length of the ring of the node that writes bags of its own accord."""
+PATIENCE_S = 600.0
+"""Hold that no test lives to see the end of."""
 
 
 def read(bag: Path) -> dict[str, list[tuple[int, Any]]]:
@@ -81,23 +86,42 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("boxes") / "made" / "by the node"
 
 
-@pytest.fixture(scope="module")
-def robot(student: MoeTwin, files: Path, folder: Path) -> Iterator[Robot]:
+@contextlib.contextmanager
+def recorded(student: MoeTwin, contract: Path, folder: Path, **safety: float) -> Iterator[Robot]:
+    """Run a node that keeps its black boxes in ``folder``."""
+    ring_s = safety.pop("ring_s")
     with Driver("test", own_domain=True) as driver:
         robot = Robot(driver)
-        contract = dataclasses.replace(avoiding(), safety=Safety(max_hold_s=0.2))
         start_policy(
             driver,
             student.path,
             rate_hz=50.0,
-            contract=write_contract(files / "impatient_box.yaml", contract),
+            contract=write_contract(
+                contract, dataclasses.replace(avoiding(), safety=Safety(**safety))
+            ),
             selection__rule="argmax",
             black_box__folder=str(folder),
-            black_box__seconds=RING_S,
+            black_box__seconds=ring_s,
             black_box__max_dumps=2,
         )
         robot.active()
         yield robot
+
+
+@pytest.fixture(scope="module")
+def robot(student: MoeTwin, files: Path, folder: Path) -> Iterator[Robot]:
+    """A node that writes no bag unless asked: a stall makes it hold, never SAFE."""
+    contract = files / "patient_box.yaml"
+    with recorded(student, contract, folder, ring_s=RING_S, max_hold_s=PATIENCE_S) as robot:
+        yield robot
+
+
+@pytest.fixture
+def impatient(student: MoeTwin, files: Path, tmp_path: Path) -> Iterator[tuple[Robot, Path]]:
+    """A node that is SAFE, and writes a bag, after a fifth of a second of silence."""
+    contract, folder = files / "impatient_box.yaml", tmp_path / "boxes"
+    with recorded(student, contract, folder, ring_s=SHORT_RING_S, max_hold_s=0.2) as robot:
+        yield robot, folder
 
 
 @pytest.mark.ros
@@ -133,38 +157,42 @@ def why(bag: Path) -> str:
     return str(read(bag)["/policy/black_box"][-1][1].data)
 
 
-def run_to_dump(robot: Robot, folder: Path) -> tuple[int, Path]:
-    """Run an episode of 25 answers and dump it; return when it began and the bag it is all in.
+def began_ns(bag: Path) -> int:
+    """When the node was asked for a bag."""
+    return read(bag)["/policy/black_box"][-1][0]
 
-    Where the machine stalls, the node holds and dumps by itself, and the ring may end before all
-    is in it. Then it is run again.
-    """
-    for _ in range(5):
-        # The ring begins in the middle of a run: from a new episode on, everything is in it.
-        asked_ns = time.time_ns()
-        robot.restart()
-        answered = len(robot.commands)
-        for x in np.linspace(0.3, 0.7, 25):
-            robot.ask(float(x), float(x) - 0.5)
-        stamps = {stamp for stamp, _ in robot.commands[answered:]}
-        bag = ask_for_dump(robot, folder)
-        found = read(bag)
-        resets = [ns for ns, _ in found.get("/episode_start", []) if ns > asked_ns]
-        if resets and stamps <= {stamp_of(m) for _, m in found["/command"]}:
-            return asked_ns, bag
-    raise AssertionError("the machine stalled in each of five short runs")
+
+def run_to_dump(robot: Robot, folder: Path) -> tuple[int, Path]:
+    """Run an episode of 25 answers and dump it; return when it began and the bag it is in."""
+    # The ring begins in the middle of a run: from a new episode on, everything is in it.
+    asked_ns = time.time_ns()
+    robot.restart()
+    answered = len(robot.commands)
+    for x in np.linspace(0.3, 0.7, 25):
+        robot.ask(float(x), float(x) - 0.5)
+    # Before the bag is asked for: a node that hears nothing goes on sending holds.
+    stamps = {stamp for stamp, _ in robot.commands[answered:]}
+    bag = ask_for_dump(robot, folder)
+    found = read(bag)
+    assert [ns for ns, _ in found["/episode_start"] if ns > asked_ns]
+    assert stamps <= {stamp_of(m) for _, m in found["/command"]}
+    return asked_ns, bag
 
 
 def ask_for_dump(robot: Robot, folder: Path) -> Path:
-    """Ask for a dump until one was written because somebody asked; return its bag."""
-    before = bags(folder)
+    """Ask for a dump until one that began since then is written; return its bag."""
+    asked_ns = time.time_ns()
+    found: list[Path] = []
 
-    def dumped() -> list[Path]:
-        robot.pulse(lambda: robot.call(Trigger, "dump", Trigger.Request()))
-        return [b for b in bags(folder)[-1:] if b not in before and why(b) == "asked for"]
+    def dumped() -> bool:
+        if not found:
+            robot.pulse(lambda: robot.call(Trigger, "dump", Trigger.Request()))
+            # Only the newest: an older one may be removed while it is read, two are kept.
+            found.extend(b for b in bags(folder)[-1:] if began_ns(b) > asked_ns)
+        return bool(found)
 
-    robot.until(lambda: bool(dumped()), "a bag that was asked for")
-    return dumped()[-1]
+    robot.until(dumped, "a bag that was asked for")
+    return found[0]
 
 
 @pytest.mark.ros
@@ -179,7 +207,7 @@ def test_a_dump_is_replayed_to_the_same_commands(
     bag = Bag(path)
     contract = recorded_contract(bag)
     assert contract is not None
-    assert contract.safety.max_hold_s == 0.2  # the node's own, not the policy file's
+    assert contract.safety.max_hold_s == PATIENCE_S  # the node's own, not the policy file's
     policy = load_policy(student.path, selection=SelectionSettings(rule="argmax"))
     settings = DryRunSettings(rate_hz=50.0)
     result = dry_run(policy, Recording(bag, contract), settings)
@@ -196,14 +224,15 @@ def test_a_dump_is_replayed_to_the_same_commands(
 
 
 @pytest.mark.ros
-def test_a_node_that_held_too_long_dumps_by_itself(robot: Robot, folder: Path) -> None:
+def test_a_node_that_held_too_long_dumps_by_itself(impatient: tuple[Robot, Path]) -> None:
     """Silence leads to SAFE, and SAFE to a bag whose last reason says so."""
+    robot, folder = impatient
     asked_s = -np.inf
 
     def dumped() -> list[Path]:
         nonlocal asked_s
-        # A bag that was asked for a moment ago silences the next one: then it is tried again.
-        if time.monotonic() - asked_s > RING_S + 1.0:
+        # A bag that was written a moment ago silences the next one: then it is tried again.
+        if time.monotonic() - asked_s > SHORT_RING_S + 1.0:
             robot.ask(*START)
             asked_s = time.monotonic()
         # An older bag may be removed while it is read: at most two are kept.
