@@ -509,3 +509,35 @@ def test_action_fields_go_to_their_own_topics_and_may_share_one() -> None:
     assert message.header.frame_id == "base"
     assert single.write(rows, 0).data == 2.0
     assert (joints.topic, single.topic) == ("arm", "gripper")
+
+
+def test_a_plan_goes_by_stamps_not_by_ticks() -> None:
+    """What a lost tick would have executed is dropped and counted, not executed late."""
+    rig = Rig(
+        lambda w: [[0.0, 0.0], [0.01, 0.0], [0.02, 0.0], [0.03, 0.0]], horizon=4, n_action_steps=4
+    )
+    rig.step()
+    rig.now += 2 * PERIOD
+    rig.step()
+    np.testing.assert_allclose(rig.sent[-1][1], [0.03, 0.0], atol=1e-7)
+    assert (rig.loop.tick.expired, rig.loop.tick.plan_age) == (2, 3)
+    assert len(rig.policy.windows) == 1
+    rig.now += 300 * MS
+    rig.loop.on_watchdog()
+    assert rig.loop.tick.plan_age == -1
+    rig.step()
+    assert len(rig.policy.windows) == 2
+    assert rig.loop.tick.plan_age == 0
+
+
+def test_a_plan_made_by_a_clock_that_was_ahead_is_dropped() -> None:
+    """One stamp ahead of its time moves the plan; the next right one asks anew."""
+    rig = Rig(lambda w: [[0.01 * i, 0.0] for i in range(16)], horizon=16, n_action_steps=16)
+    rig.step()
+    rig.state(0.0, 0.0, stamp=rig.now + 8 * PERIOD)
+    np.testing.assert_allclose(rig.sent[-1][1], [0.08, 0.0], atol=1e-7)
+    rig.step()
+    np.testing.assert_allclose(rig.sent[-1][1], [0.0, 0.0], atol=1e-7)
+    rig.step()
+    np.testing.assert_allclose(rig.sent[-1][1], [0.01, 0.0], atol=1e-7)
+    assert len(rig.policy.windows) == 2

@@ -20,14 +20,16 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from vdd_ros.control.async_planning import make_planner
+from vdd_ros.control.outlet import Outlet
+from vdd_ros.control.planning import NoAction, PlanSettings
 from vdd_ros.control.tick import NEVER, Actor, Collector, Sink, Tick
-from vdd_ros.core.chunking import ActionChunk, ActionQueue
 from vdd_ros.core.contract import PolicyContract
 from vdd_ros.core.errors import VddError
 from vdd_ros.core.history import ObservationHistory
 from vdd_ros.core.latency import LatencyWindow
 from vdd_ros.core.safety import SafetyDecision, SafetyGuard, SafetyLevel
-from vdd_ros.runtime.policy import PolicyOutput
+from vdd_ros.core.steps import StepClock
 
 _MISSED_GAP = 1.5
 """Periods between two observations above which ticks were missed: halfway to the next one."""
@@ -38,7 +40,7 @@ _MAX_REASONS = 64
 C = TypeVar("C", bound=Collector)
 
 
-class ControlLoop(Generic[C]):
+class ControlLoop(Outlet, Generic[C]):
     """Everything between a received message and a published command; knows no rclpy."""
 
     def __init__(
@@ -53,6 +55,7 @@ class ControlLoop(Generic[C]):
         now_ns: Callable[[], int],
         on_tick: Callable[[Tick], None],
         on_send: Callable[[NDArray[np.float64], int], None] | None = None,
+        planning: PlanSettings | None = None,
     ) -> None:
         """Build the loop, inactive.
 
@@ -66,37 +69,33 @@ class ControlLoop(Generic[C]):
             now_ns: the node's clock.
             on_tick: called after every tick, when the command is already on its way.
             on_send: called with commands [T, D_act] and their stamp (ns) when they were sent.
+            planning: how the policy is asked; inside the tick by default.
+
+        Raises:
+            VddError: the policy cannot be asked in that way.
         """
+        super().__init__(sinks, publishers, on_send)
         self.collector = collector
         self.tick = Tick()
         self.active = False
         self.infer_latency = LatencyWindow()
         self.tick_latency = LatencyWindow()
         self.held_by: Counter[str] = Counter()
-        self._contract = contract
-        self._actor = actor
         self._history = ObservationHistory(contract.n_obs_steps, contract.dim_obs)
         self._guard = SafetyGuard(contract, rate_hz=rate_hz)
-        self._queue = ActionQueue(contract.execution)
         self._period_ns = round(1e9 / rate_hz)
-        self._outputs = list(zip(sinks, publishers, strict=True))
-        self._planned = any(sink.planned for sink in sinks)
+        self._steps = StepClock(self._period_ns)
         self._now_ns = now_ns
         self._on_tick = on_tick
-        self._on_send = on_send
-        self.may_send: Callable[[NDArray[np.float64], int], bool] | None = None
-        """Asked with command [D_act] and stamp (ns) right before it goes out; None where nobody
-        else could be commanding."""
-        self.after_send: Callable[[], None] | None = None
-        """Told when a command that `may_send` allowed is out."""
+        self.planner = make_planner(
+            contract, actor, planning or PlanSettings(), period_ns=self._period_ns
+        )
+        """Asks the policy."""
         self._withheld: tuple[NDArray[np.floating], int] | None = None
         self.paused = False
         """An operator asked the robot to stay where it is."""
         self._paused_at: NDArray[np.float32] | None = None
-        self._incoming: Actor | None = None
         self._seeded = False
-        self._step = 0
-        self._next_prediction = 0
         self._last_stamp_ns = NEVER
 
     @property
@@ -116,7 +115,11 @@ class ControlLoop(Generic[C]):
 
     def swap(self, actor: Actor) -> None:
         """Let another policy act from the next tick on; may be called from any thread."""
-        self._incoming = actor
+        self.planner.swap(actor)
+
+    def close(self) -> bool:
+        """Let go of the policy, for good; return whether all that ran beside the ticks ended."""
+        return self.planner.close()
 
     def take_over(self, last: NDArray[np.floating] | None, *, at_once: bool = True) -> None:
         """Continue after another node's commands.
@@ -157,6 +160,7 @@ class ControlLoop(Generic[C]):
         self.infer_latency = LatencyWindow()
         self.tick_latency = LatencyWindow()
         self.held_by.clear()
+        self.planner.count_anew()
         self.paused = False
         self.restart_episode()
         self.active = True
@@ -179,9 +183,8 @@ class ControlLoop(Generic[C]):
         self._last_stamp_ns = NEVER
 
     def _replan(self) -> None:
-        self._queue.reset()
-        self._actor.reset()
-        self._step = self._next_prediction = 0
+        self.planner.reset()
+        self._steps.reset()
         self._withheld = None
 
     def stop(self, reason: str) -> None:
@@ -264,16 +267,18 @@ class ControlLoop(Generic[C]):
         row = collector.row
         if not self._seeded:
             self._seeded = self._guard.seed(row)
-        if self._incoming is not None:
-            self._actor, self._incoming = self._incoming, None
-            self._replan()
         window = self._history.push(row)
         tick.window, tick.observed_ns = window, stamp_ns
         decoded = clock()
+        step = self._steps.advance(stamp_ns if paced_ns == NEVER else paced_ns)
         try:
-            action = self._next_action(window)
+            action = self.planner.next_action(window, step, tick)
         except Exception as error:  # any failure of a policy must end in a hold, not in a crash
-            self._hold(f"policy failed: {type(error).__name__}: {error}", received, stamp_ns)
+            # What was decided before is no answer to this observation, whoever takes over.
+            self._withheld = None
+            failed = "" if isinstance(error, NoAction) else "policy failed: "
+            name = f"{type(error).__name__}: " if failed else ""
+            self._hold(f"{failed}{name}{error}", received, stamp_ns)
             return
         inferred = clock()
         decision = self._decide(row, action)
@@ -306,42 +311,20 @@ class ControlLoop(Generic[C]):
                     # The clock was set back: a bag loops, or the simulation was restarted. The
                     # sample that shows it is in the vector already and stays.
                     self._forget()
-                elif not stamp_ns <= now_ns < last_ns:
+                elif stamp_ns <= now_ns < last_ns:
+                    # The last one was stamped ahead of its time, and this one is right: what was
+                    # planned by that time is not for now.
+                    self._replan()
+                else:
                     return False  # the same sample again, or one that was overtaken
-                # Else the last one was stamped ahead of its time, and this one is right.
             elif gap_ns > _MISSED_GAP * self._period_ns:
                 self.tick.missed += round(gap_ns / self._period_ns) - 1
         self._last_stamp_ns = stamp_ns
         return True
 
-    def _next_action(self, window: NDArray[np.float32]) -> NDArray[np.floating]:
-        """Ask the policy, or take the next action it has planned."""
-        contract = self._contract
-        if contract.horizon == 1:
-            return self._predict(window).action[0]
-        if self._step >= self._next_prediction:
-            output = self._predict(window)
-            self._queue.put(ActionChunk(self._step, output.action))
-            self._next_prediction = self._step + contract.n_action_steps
-        action = self._queue.pop(self._step)
-        self._step += 1
-        if action is None:
-            raise RuntimeError("the action queue is empty though a chunk was just predicted")
-        return action
-
-    def _predict(self, window: NDArray[np.float32]) -> PolicyOutput:
-        """Ask the policy, and keep its answer where what watches the loop finds it."""
-        tick, output = self.tick, self._actor.act(window)
-        tick.expert, tick.gate = output.expert, output.gate
-        tick.output, tick.predicted_ns = output, tick.observed_ns
-        return output
-
     def _hold(self, problem: str, received: int, stamp_ns: int = 0) -> None:
         """Hold the last command: what was measured is stale or not to be believed."""
-        tick = self.tick
-        tick.expert, tick.gate = -1, tick.gate[:0]
-        tick.window = tick.output = None
-        tick.age_ns = tick.decode_ns = tick.infer_ns = tick.safety_ns = tick.publish_ns = 0
+        self.tick.forget()
         decision = self._guard.hold(None, problem)
         self._send(decision, stamp_ns or self._now_ns())
         self._finish(decision, stamp_ns, received)
@@ -352,21 +335,11 @@ class ControlLoop(Generic[C]):
         if command is None:
             return True
         rows = command[None]
-        if self._planned and decision.level <= SafetyLevel.CLAMP:
-            planned = self._queue.planned()
+        if self.plans and decision.level <= SafetyLevel.CLAMP:
+            planned = self.planner.planned()
             if len(planned):
                 rows = np.concatenate([rows, self._guard.plan(planned)])
-        if self.may_send is not None and not self.may_send(command, stamp_ns):
-            return False
-        try:
-            for sink, publisher in self._outputs:
-                publisher.publish(sink.write(rows, stamp_ns))
-        finally:
-            if self.after_send is not None:
-                self.after_send()
-        if self._on_send is not None:
-            self._on_send(rows, stamp_ns)
-        return True
+        return self.send(rows, stamp_ns)
 
     def _finish(
         self, decision: SafetyDecision, stamp_ns: int, received: int, published: int = 0
@@ -375,6 +348,7 @@ class ControlLoop(Generic[C]):
         tick.stamp_ns = stamp_ns
         tick.level = decision.level
         tick.reason = decision.reason
+        tick.queued, tick.expired = self.planner.queued, self.planner.expired
         tick.total_ns = (published or time.perf_counter_ns()) - received
         tick.count += 1
         if tick.total_ns > self._period_ns:

@@ -73,6 +73,23 @@ class Tick:
     received: int = 0
     """Observation messages since activation, used or not: fewer than were sent where one was
     replaced by the next, or lost, before the node saw it."""
+    plan_age: int = -1
+    """Control steps since the observation that the action was planned from; -1 for a hold."""
+    queued: int = 0
+    """Actions planned for later steps."""
+    expired: int = 0
+    """Planned actions since activation that were dropped because their step had passed."""
+
+    def take(self, output: PolicyOutput, observed_ns: int) -> None:
+        """Keep a new prediction, which answers the observation of that stamp."""
+        self.expert, self.gate = output.expert, output.gate
+        self.output, self.predicted_ns = output, observed_ns
+
+    def forget(self) -> None:
+        """Keep nothing of what an earlier tick observed, decided and took: this one holds."""
+        self.expert, self.gate, self.plan_age = -1, self.gate[:0], -1
+        self.window = self.output = None
+        self.age_ns = self.decode_ns = self.infer_ns = self.safety_ns = self.publish_ns = 0
 
 
 class Sink(Protocol):

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from vdd_ros.control import loop
 from vdd_ros.control.observations import ObservationCollector
+from vdd_ros.control.planning import PlanSettings
 from vdd_ros.control.tick import Actor, Sink, Tick
 from vdd_ros.core.contract import PolicyContract
 
@@ -30,11 +31,13 @@ class ControlLoop(loop.ControlLoop[ObservationCollector]):
         now_ns: Callable[[], int],
         on_tick: Callable[[Tick], None],
         on_send: Callable[[NDArray[np.float64], int], None] | None = None,
+        planning: PlanSettings | None = None,
     ) -> None:
         """Build the loop, inactive; see the base class.
 
         Raises:
-            VddError: the observations do not fit their message types.
+            VddError: the observations do not fit their message types, or the policy cannot be
+                asked in that way.
         """
         super().__init__(
             contract,
@@ -46,4 +49,5 @@ class ControlLoop(loop.ControlLoop[ObservationCollector]):
             now_ns=now_ns,
             on_tick=on_tick,
             on_send=on_send,
+            planning=planning,
         )
