@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from diagnostic_msgs.msg import DiagnosticArray
 from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState
 from rclpy.qos import QoSProfile
 
 from tests.nodes.robot import START, Robot, avoiding, start_policy, write_contract
@@ -66,6 +67,24 @@ def test_the_command_is_the_policys_within_the_limits(fresh: Robot, student: Moe
     for _ in range(int(np.ceil(steps))):
         command = np.array(fresh.ask(0.5, 0.0))
     np.testing.assert_allclose(command, reachable, atol=1e-5)
+
+
+def test_a_transition_that_the_state_does_not_allow_is_answered_with_no(fresh: Robot) -> None:
+    """By number, by name, and of a kind that nobody knows; the node stays active and acts."""
+    wrong = (
+        Transition(id=Transition.TRANSITION_CONFIGURE),
+        Transition(id=Transition.TRANSITION_ACTIVATE),
+        Transition(id=Transition.TRANSITION_CLEANUP),
+        Transition(id=Transition.TRANSITION_INACTIVE_SHUTDOWN),
+        Transition(id=200),
+        Transition(label="configure"),
+        Transition(label="nonsense"),
+    )
+    for transition in wrong:
+        request = ChangeState.Request(transition=transition)
+        assert not fresh.call(ChangeState, "change_state", request).success, transition
+        assert fresh.state() == "active"
+    assert fresh.status_of(*START)["level"] <= SafetyLevel.CLAMP
 
 
 def test_consecutive_commands_obey_the_rate_limit(fresh: Robot) -> None:

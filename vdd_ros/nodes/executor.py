@@ -153,7 +153,7 @@ def _spin(node: Any, stop: StopRequest) -> int:  # noqa: ANN401 - a Node that is
             except ExternalShutdownException:
                 break
             except rclpy_implementation.RCLError as error:
-                # A transition that the state does not allow ends up here, not with the caller.
+                # As for a reply to somebody who has gone: no reason to end a node.
                 node.get_logger().error(f"refused: {error}")
     finally:
         executor.remove_node(node)

@@ -3,7 +3,8 @@
 ``~/hold`` (std_srvs/SetBool) holds the robot where it is, or lets it go on. ``~/reload``
 (std_srvs/Trigger) reads the file that the parameter ``policy`` names again; setting that parameter
 while the node is configured loads the other file first. Both answer when they know how it went,
-while ticks go on; a refused file leaves policy and parameter as they were.
+while ticks go on; a refused file leaves policy and parameter as they were. A lifecycle transition
+that the state does not allow is answered, too.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from rcl_interfaces.msg import SetParametersResult
 from rcl_interfaces.srv import SetParameters, SetParametersAtomically
+from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.parameter import Parameter
 from std_srvs.srv import SetBool, Trigger
 
@@ -54,6 +56,8 @@ class Operation:
         for service in list(node.services):
             # Their callbacks are rclpy's, which answer at once; kept for all but a policy.
             name = service.srv_name.rpartition("/")[2]
+            if name == "change_state":
+                service.callback = partial(self._on_change_state, service.callback)
             begin = {
                 "set_parameters": self._on_set,
                 "set_parameters_atomically": self._on_set_atomically,
@@ -97,6 +101,21 @@ class Operation:
         if node.wiring is None or not changed or self.incoming is not None:
             return ""
         return "policy: set it through the node's parameter services, which load it first"
+
+    def _on_change_state(
+        self,
+        inherited: Callable[[Any, Any], Any],
+        request: Any,  # noqa: ANN401
+        response: Any,  # noqa: ANN401
+    ) -> Any:  # noqa: ANN401
+        try:
+            return inherited(request, response)
+        except rclpy_implementation.RCLError as error:
+            # rclpy raises where the state does not allow it, and leaves the caller without a word.
+            why = str(error).partition(", at /")[0]
+            self._node.get_logger().error(f"transition refused: {why}")
+            response.success = False
+            return response
 
     def _on_hold(self, request: Any, response: Any) -> Any:  # noqa: ANN401
         wiring = self._node.wiring
