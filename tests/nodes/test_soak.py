@@ -10,6 +10,7 @@ import pytest
 
 from vdd_ros.cli.main import main
 from vdd_ros.core.errors import VddError
+from vdd_ros.nodes import reload
 from vdd_ros.nodes.torture.report import soak_markdown, soak_sections, with_section
 from vdd_ros.nodes.torture.soak import GROWTH_KB, Memory, Soak, memory_of
 
@@ -51,6 +52,17 @@ def test_one_missing_reply_is_enough_to_fail() -> None:
         assert not _soak(0.0, **{name: 1}).passed
     assert not _soak(0.0, calls=0).passed
     assert not Soak(100.0, calls=1).passed, "nothing was measured"
+
+
+@pytest.mark.skipif(reload._TRIM is None, reason="needs the GNU C library")
+def test_what_lies_free_between_kept_blocks_goes_back_to_the_system() -> None:
+    """The library keeps it by itself, as nothing at the end of its heap was freed."""
+    before = memory_of(os.getpid()).dirty
+    blocks = [bytearray(b"x" * 60_000) for _ in range(1000)]
+    del blocks[:-1]
+    reload.give_back()
+    assert memory_of(os.getpid()).dirty - before < 20_000
+    assert len(blocks[0]) == 60_000
 
 
 def test_memory_that_a_process_has_for_itself_is_seen() -> None:

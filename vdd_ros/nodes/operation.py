@@ -22,7 +22,7 @@ from std_srvs.srv import SetBool, Trigger
 
 from vdd_ros.core.errors import VddError
 from vdd_ros.nodes.later import Answer, LateService
-from vdd_ros.nodes.reload import Loading, check_exchange
+from vdd_ros.nodes.reload import Loading, check_exchange, give_back
 from vdd_ros.nodes.wiring import Loaded, Wiring
 
 if TYPE_CHECKING:
@@ -86,6 +86,7 @@ class Operation:
         why = job.finish(None if why else loading.result, why)
         if job.wiring is node.wiring:
             job.wiring.report.warn("reload", f"reload refused: {why}" if why else "")
+        give_back()
 
     def close(self) -> None:
         """Refuse what is still being loaded: the node ends."""

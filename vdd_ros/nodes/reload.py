@@ -7,6 +7,7 @@ millisecond instead of every five, as a tick releases the lock several times.
 
 from __future__ import annotations
 
+import ctypes
 import dataclasses
 import sys
 import threading
@@ -24,6 +25,8 @@ _GOODBYE_S = 5.0
 """Longest a node that ends waits for a policy being loaded."""
 _MAY_DIFFER = ("name",)
 """Keys of a contract that the running node was not built from."""
+_TRIM: Callable[[int], int] | None = getattr(ctypes.CDLL(None), "malloc_trim", None)
+"""Of the GNU C library; other ones may not have it, nor need it."""
 
 
 class Loading:
@@ -72,6 +75,16 @@ class Loading:
             sys.setswitchinterval(before)
             self.took_s = time.monotonic() - began
             self._done.set()
+
+
+def give_back() -> None:
+    """Give the memory of a policy that is no more back to the system; takes a fifth of a ms.
+
+    What a load frees lies between what it keeps, so the C library would hold on to it: without
+    this a node grows by 3 MB over its first fifty reloads, and stays there.
+    """
+    if _TRIM is not None:
+        _TRIM(0)
 
 
 def incompatible(running: PolicyContract, other: PolicyContract) -> list[str]:
