@@ -115,6 +115,54 @@ def test_no_wish_leads_out_of_any_limit(bounds: Bounds, where: float, wanted: li
     assert_within(bounds, start, run(limiter(bounds, start), wanted))
 
 
+@settings(max_examples=200, deadline=None)
+@given(
+    bounds=all_bounds(),
+    where=st.floats(0.0, 1.0),
+    wanted=wishes(),
+    turns=st.lists(st.booleans(), min_size=1, max_size=12),
+)
+def test_two_limiters_that_take_turns_keep_every_limit(
+    bounds: Bounds, where: float, wanted: list[float], turns: list[bool]
+) -> None:
+    """Command and motion are all that one needs to know of the other, in any state."""
+    start = min(bounds.low + where * (bounds.high - bounds.low), bounds.high)
+    sending, waiting = limiter(bounds, start), limiter(bounds, start)
+    commands = []
+    for i, wish in enumerate(wanted):
+        if turns[i % len(turns)]:
+            waiting.start(sending.last)
+            waiting.resume(sending.motion)
+            sending, waiting = waiting, sending
+        commands.append(sending.next(np.array([wish]))[0][0])
+    assert_within(bounds, start, np.array(commands))
+
+
+@settings(max_examples=100, deadline=None)
+@given(bounds=all_bounds(), wanted=wishes())
+def test_a_resumed_motion_comes_to_rest_like_the_one_it_continues(
+    bounds: Bounds, wanted: list[float]
+) -> None:
+    """Bit for bit: nothing of what decides on a stop is lost on the way."""
+    first, second = limiter(bounds, 0.0), limiter(bounds, 0.0)
+    run(first, wanted)
+    second.start(first.last)
+    second.resume(first.motion)
+    goal = np.array([wanted[-1]])
+    for _ in range(30):
+        one, _ = first.next(goal, follow=False)
+        other, _ = second.next(goal, follow=False)
+        np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("motion", [np.zeros((2, 5)), np.zeros(5), np.full((1, 5), np.nan)])
+def test_a_motion_of_something_else_is_refused(motion: NDArray[np.float64]) -> None:
+    """Another number of components, or no numbers."""
+    made = limiter(Bounds(-1.0, 1.0, 0.1, 0.01, 0.0), 0.0)
+    with pytest.raises(ValueError, match="no motion"):
+        made.resume(motion)
+
+
 @settings(max_examples=150, deadline=None)
 @given(
     bounds=all_bounds(),

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
 pytest.importorskip("rclpy")
 
-from tests.nodes.test_control_loop import MS, PERIOD, Rig, Script, still
+from tests.nodes.test_control_loop import MS, PERIOD, Rig, Script, contract, still
+from vdd_ros.core.contract import Limits
 from vdd_ros.core.safety import SafetyLevel
 
 
@@ -89,6 +92,37 @@ def test_taking_over_continues_from_the_other_nodes_last_command() -> None:
     np.testing.assert_allclose(rig.sent[0][1], [0.55, 0.0], atol=1e-7)
     rig.step(0.5, 0.0)
     np.testing.assert_allclose(rig.sent[1][1], [0.65, 0.0], atol=1e-7)
+
+
+def test_taking_over_goes_on_as_fast_as_the_other_node_was() -> None:
+    """With its motion no acceleration is broken on the way from one node to the other.
+
+    Without it the robot is taken to stand still, and starts anew from the last command.
+    """
+    limits = Limits(
+        min=(-1.0, -1.0),
+        max=(1.0, 1.0),
+        max_rate=(10.0, 10.0),
+        max_acceleration=(100.0, 100.0),
+    )
+    slow = dataclasses.replace(contract().actions[0], limits=limits)
+    first, second, third = (Rig(lambda w: [[0.5, 0.0]], actions=(slow,)) for _ in range(3))
+    for rig in (second, third):
+        rig.loop.may_send = lambda *_: False
+        rig.step(-0.9, 0.0)
+        rig.loop.may_send = None
+    at = -0.9
+    for _ in range(5):
+        first.step(at, 0.0)
+        at = first.sent[-1][1][0]
+    path = [sent[0] for _, sent in first.sent]
+    second.loop.take_over(first.loop.last_command, first.loop.motion)
+    third.loop.take_over(first.loop.last_command)
+    rate = 100.0 / 100.0**2
+    steps = np.diff([*path, second.sent[0][1][0]])
+    assert steps[-2] > 3 * rate
+    assert np.abs(np.diff(steps)).max() <= rate * (1 + 1e-6)
+    np.testing.assert_allclose(third.sent[0][1][0] - path[-1], rate, atol=1e-7)
 
 
 def test_taking_over_without_a_command_seen_starts_at_the_measured_state() -> None:

@@ -21,7 +21,7 @@ import sys
 from pathlib import Path
 import numpy as np
 from vdd_ros.nodes.token import CommandToken
-token = CommandToken(Path(sys.argv[1]), role=sys.argv[2], dim=2)
+token = CommandToken(Path(sys.argv[1]), role=sys.argv[2], dim=2, motion=2, layout=3)
 for line in sys.stdin:
     word, *values = line.split()
     if word == "take":
@@ -32,7 +32,8 @@ for line in sys.stdin:
         token.leave()
     elif word == "send":
         token.enter()
-        token.sent(np.array([float(v) for v in values[1:]]), int(values[0]))
+        numbers = np.array([float(v) for v in values[1:]])
+        token.sent(numbers[:2], int(values[0]), numbers[2:])
         token.leave()
     print(word, token.mine, flush=True)
 """
@@ -115,7 +116,7 @@ def test_what_was_sent_last_is_known_to_both(path: Path, other: Other) -> None:
     token = CommandToken(path, role="standby", dim=2)
     assert token.last(10**9) is None
     other.does("take")
-    other.does("send 123456789012345678 0.1 -2.5")
+    other.does("send 123456789012345678 0.1 -2.5 0.25 1e-9")
     last = token.last(60 * 10**9)
     assert last is not None
     np.testing.assert_array_equal(last, [0.1, -2.5])
@@ -125,9 +126,28 @@ def test_what_was_sent_last_is_known_to_both(path: Path, other: Other) -> None:
     assert token.answered(stamp - 1000, 1000)
     assert not token.answered(stamp - 1001, 1000)
     assert not token.answered(stamp + 1, 1000)
-    token.sent(np.array([1.0, 2.0]), 5)
+    token.sent(np.array([1.0, 2.0]), 5, np.zeros(0))
     assert token.answered(stamp, 1000)
     np.testing.assert_array_equal(token.last(60 * 10**9), [1.0, 2.0])
+    token.close()
+
+
+def test_how_the_command_moved_is_known_to_who_has_the_same_limits(
+    path: Path, other: Other
+) -> None:
+    """It outlives its sender; a node of other limits is told nothing, nor is one told of NaN."""
+    token = CommandToken(path, role="standby", dim=2, motion=2, layout=3)
+    assert token.motion is None
+    other.does("send 1 0.1 -2.5 0.25 1e-9")
+    other.kill()
+    np.testing.assert_array_equal(token.motion, [0.25, 1e-9])
+    token.close()
+    token = CommandToken(path, role="standby", dim=2, motion=2, layout=4)
+    assert token.motion is None
+    token.sent(np.zeros(2), 2, np.array([[1.0], [2.0]]))
+    np.testing.assert_array_equal(token.motion, [1.0, 2.0])
+    token.sent(np.zeros(2), 3, np.array([np.nan, 2.0]))
+    assert token.motion is None
     token.close()
 
 

@@ -121,7 +121,18 @@ class ControlLoop(Outlet, Generic[C]):
         """Let go of the policy, for good; return whether all that ran beside the ticks ended."""
         return self.planner.close()
 
-    def take_over(self, last: NDArray[np.floating] | None, *, at_once: bool = True) -> None:
+    @property
+    def motion(self) -> NDArray[np.float64]:
+        """How the commands move, for a node that goes on from `last_command`."""
+        return self._guard.motion
+
+    def take_over(
+        self,
+        last: NDArray[np.floating] | None,
+        motion: NDArray[np.float64] | None = None,
+        *,
+        at_once: bool = True,
+    ) -> None:
         """Continue after another node's commands.
 
         At once: with the newest decision that `may_send` withheld, as long as it is not stale,
@@ -130,11 +141,12 @@ class ControlLoop(Outlet, Generic[C]):
         Args:
             last: command [D_act] the other node sent last, from which the limits count; None
                 where it is unknown or long ago: then they count from the measured state.
+            motion: the other loop's `motion` after that command; None: it stood still.
             at_once: the newest observation is not answered yet.
         """
         received, row = time.perf_counter_ns(), self.collector.row
         problem = self.collector.problem(self._now_ns()) or self.collector.non_finite()
-        self.follow(last)
+        self.follow(last, motion)
         if last is None and not problem:
             self._seeded = self._guard.seed(row)
         withheld, self._withheld = self._withheld, None
@@ -148,10 +160,12 @@ class ControlLoop(Outlet, Generic[C]):
         self._send(decision, stamp_ns)
         self._finish(decision, stamp_ns, received)
 
-    def follow(self, last: NDArray[np.floating] | None) -> None:
-        """Let the limits count from command [D_act] of another node; None: nothing is known."""
+    def follow(
+        self, last: NDArray[np.floating] | None, motion: NDArray[np.float64] | None = None
+    ) -> None:
+        """Let the limits count from what another node sent; see `take_over`."""
         if last is not None:
-            self._guard.follow(last)
+            self._guard.follow(last, motion)
             self._seeded = True
 
     def start(self) -> None:

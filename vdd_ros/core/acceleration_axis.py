@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Sequence
 
 from vdd_ros.core.axes import FASTEST, SLACK, cap_of, fastest_stop
 
@@ -61,6 +62,15 @@ class AccelerationAxis:
         self.at, self._speed, self.cause = at, 0.0, ""
         self._locked = False
         self._seen, self._drift = math.nan, 0.0
+
+    @property
+    def motion(self) -> tuple[float, ...]:
+        """How it moves; see `Axis`."""
+        return self._speed, 0.0, 0.0, 0.0, 0.0
+
+    def resume(self, motion: Sequence[float]) -> None:
+        """Go on with another axis' ``motion``: the target is taken to move like the commands."""
+        self._speed = self._drift = motion[0]
 
     def fork(self) -> AccelerationAxis:
         """Return an axis that goes on from here."""

@@ -11,8 +11,11 @@ which a limit must be broken.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Protocol
 
+MOTION = 5
+"""Numbers that say how an axis moves: step, acceleration, and the stop that it follows."""
 SLACK = 1e-9
 """Share of a limit by which rounding may exceed it."""
 FASTEST = 1e100
@@ -32,6 +35,15 @@ class Axis(Protocol):
 
     def start(self, at: float) -> None:
         """Stand still at ``at``; NaN where nothing is known."""
+        ...
+
+    @property
+    def motion(self) -> tuple[float, ...]:
+        """How it moves, `MOTION` numbers: another axis of the same limits can go on from that."""
+        ...
+
+    def resume(self, motion: Sequence[float]) -> None:
+        """Go on, from where it stands after `start`, with another axis' ``motion``."""
         ...
 
     def fork(self) -> Axis:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Sequence
 
 from vdd_ros.core.axes import FASTEST, SLACK, cap_of, fastest_stop
 
@@ -95,6 +96,17 @@ class JerkAxis:
         self._stop = _NO_STOP
         self._locked = False
         self._seen, self._drift = math.nan, 0.0
+
+    @property
+    def motion(self) -> tuple[float, ...]:
+        """How it moves; see `Axis`."""
+        return self._speed, self._push, *self._stop
+
+    def resume(self, motion: Sequence[float]) -> None:
+        """Go on with another axis' ``motion``: the target is taken to move like the commands."""
+        self._speed, self._push, stage, ticks, scale = motion
+        self._stop = int(stage), int(ticks), scale
+        self._drift = self._speed
 
     def fork(self) -> JerkAxis:
         """Return an axis that goes on from here."""

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vdd_ros.core.acceleration_axis import AccelerationAxis
-from vdd_ros.core.axes import Axis
+from vdd_ros.core.axes import MOTION, Axis
 from vdd_ros.core.contract import PolicyContract
 from vdd_ros.core.jerk_axis import JerkAxis
 
@@ -55,6 +55,22 @@ class Limiter:
         self._partly = at is not None and bool(np.isnan(at).any())
         for i, axis in self._axes:
             axis.start(float("nan") if at is None else float(at[i]))
+
+    @property
+    def motion(self) -> Array:
+        """How the limited components move [n, `MOTION`]: what `resume` needs besides `last`."""
+        return np.array([axis.motion for _, axis in self._axes]).reshape(-1, MOTION)
+
+    def resume(self, motion: Array) -> None:
+        """Go on, after `start`, with the ``motion`` [n, `MOTION`] of another limiter like this.
+
+        Raises:
+            ValueError: that limiter has other components, or these are no numbers.
+        """
+        if motion.shape != (len(self._axes), MOTION) or not np.isfinite(motion).all():
+            raise ValueError(f"no motion of {len(self._axes)} components: {motion}")
+        for (_, axis), numbers in zip(self._axes, motion.tolist(), strict=True):
+            axis.resume(numbers)
 
     def halt(self) -> None:
         """Take note that nothing is sent: a command that stays has no velocity."""

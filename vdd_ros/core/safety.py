@@ -107,10 +107,25 @@ class SafetyGuard:
         self._limiter.start(measured)
         return True
 
-    def follow(self, command: NDArray[np.floating]) -> None:
-        """Count limits from a command [D_act] that somebody else sent last."""
+    @property
+    def motion(self) -> NDArray[np.float64]:
+        """How the commands move (`Limiter.motion`)."""
+        return self._limiter.motion
+
+    def follow(
+        self, command: NDArray[np.floating], motion: NDArray[np.float64] | None = None
+    ) -> None:
+        """Count limits from what somebody else sent last.
+
+        Args:
+            command: the command [D_act].
+            motion: how the commands moved, by `motion` of a guard with the same limits; None where
+                it is unknown: then the robot is taken to stand still there.
+        """
         self.forget()
         self._limiter.start(np.array(command, dtype=np.float64))
+        if motion is not None:
+            self._limiter.resume(motion)
 
     def forget(self) -> None:
         """Start a new episode: the last command is no reference any more until the next seed."""

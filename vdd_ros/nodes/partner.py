@@ -7,6 +7,7 @@ why, whenever that changes.
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -38,18 +39,23 @@ _LABEL = ",".join(STATUS_FIELDS)
 _STATUS_QOS = QoSProfile(depth=10)
 
 
-def open_token(node: Node, partner: str, *, role: str, dim: int) -> CommandToken | None:
+def open_token(
+    node: Node, partner: str, *, role: str, contract: PolicyContract, rate_hz: float, motion: int
+) -> CommandToken | None:
     """Return this node's end of the token it has in common with ``partner``, or None.
 
-    Without one (no shared memory, another user's file) the node says so once and goes on.
+    Without one (no shared memory, another user's file) the node says so once and goes on. How
+    commands move (``motion`` numbers) is of use to a partner with the same limits and rate.
     """
     path = token_path(
         node.get_fully_qualified_name(),
         node.resolve_topic_name(f"{partner}/status").removesuffix("/status"),
         domain=node.context.get_domain_id(),
     )
+    limits = repr((rate_hz, [action.limits for action in contract.actions]))
+    layout = int.from_bytes(hashlib.sha256(limits.encode()).digest()[:7], "little")
     try:
-        return CommandToken(path, role=role, dim=dim)
+        return CommandToken(path, role=role, dim=contract.dim_act, motion=motion, layout=layout)
     except VddError as error:
         node.get_logger().warning(str(error))
         return None
@@ -218,12 +224,12 @@ class PartnerLink:
         token.enter()
         allowed = self._part.may_send(time.monotonic_ns())
         if allowed and not token.answered(stamp_ns, self._max_age_ns):
-            token.sent(command, stamp_ns)
+            token.sent(command, stamp_ns, self._loop.motion)
             return True
         token.leave()
         if allowed:
             # The partner was faster, and the robot is where its command leads.
-            self._loop.follow(self._last())
+            self._loop.follow(*self._last())
         return False
 
     def _after_send(self) -> None:
@@ -252,16 +258,23 @@ class PartnerLink:
             if self._part.role == "standby" and self._part.partner_paused:
                 # The operator's pause outlives the node through which it was asked for.
                 self._loop.pause()
-            self._loop.take_over(self._last(), at_once=move == "take")
+            self._loop.take_over(*self._last(), at_once=move == "take")
         if move in ("begin", "tell"):
             self._report.beat(self._loop.tick)
         if self._part.why != self._said:
             self._say()
 
-    def _last(self) -> NDArray[np.float64] | None:
-        """Return what the robot was sent last; the token knows it though the topic may be late."""
-        last = None if self._token is None else self._token.last(self._max_age_ns)
-        return self._seen.read(time.monotonic_ns()) if last is None else last
+    def _last(self) -> tuple[NDArray[np.float64] | None, NDArray[np.float64] | None]:
+        """Return what the robot was sent last, and how it moved where that is known.
+
+        The token knows both, though the topic may be late; the topic tells of the command alone.
+        """
+        token = self._token
+        last = None if token is None else token.last(self._max_age_ns)
+        if token is None or last is None:
+            return self._seen.read(time.monotonic_ns()), None
+        motion = token.motion
+        return last, None if motion is None else motion.reshape(self._loop.motion.shape)
 
     def _say(self) -> None:
         part = self._part

@@ -43,18 +43,24 @@ _OPEN = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
 _HEADER = 64
 _HOLDER, _SENT_NS, _DIM, _STAMP_NS = range(4)
 """Words of the file; stamps of answers are kept apart, at `_STAMP_NS` plus the place."""
+_LAYOUT = _STAMP_NS + STANDBY + 1
 
 
 class CommandToken:
     """One node's end of the token."""
 
-    def __init__(self, path: Path, *, role: str, dim: int) -> None:
+    def __init__(
+        self, path: Path, *, role: str, dim: int, motion: int = 0, layout: int = 0
+    ) -> None:
         """Open the file, make it where it is not there, and take this node's byte.
 
         Args:
             path: the file; see `token_path`.
             role: command or standby.
             dim: values of a command.
+            motion: numbers that say how commands move (`ControlLoop.motion`).
+            layout: one number for the limits and the rate they are counted by: what another node
+                says of the motion is of use to one with the same only.
 
         Raises:
             VddError: the file cannot be used, or another process is in this node's place.
@@ -66,11 +72,10 @@ class CommandToken:
         self.gone = False
         """The partner had its end of this token, and its process has ended since."""
         self._seen = False
-        size = _HEADER + 8 * dim
+        size = _HEADER + 8 * (dim + motion)
+        self._layout = layout
         try:
-            self._file = os.open(
-                path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600
-            )
+            self._file = os.open(path, _OPEN, 0o600)
         except OSError as error:
             raise VddError(f"no command token: {error}; roles rely on messages alone") from None
         try:
@@ -81,6 +86,7 @@ class CommandToken:
             raise
         self._words = np.frombuffer(self._memory, np.int64, _HEADER // 8)
         self._last = np.frombuffer(self._memory, np.float64, dim, _HEADER)
+        self._motion = np.frombuffer(self._memory, np.float64, motion, _HEADER + 8 * dim)
 
     def _claim(self, path: Path, size: int) -> None:
         found = os.fstat(self._file)
@@ -128,9 +134,19 @@ class CommandToken:
         """Sent, or not."""
         self._free(GUARD)
 
-    def sent(self, command: NDArray[np.floating], stamp_ns: int) -> None:
-        """Keep the command [D_act] that goes out and what it answers, before `leave`."""
+    def sent(
+        self, command: NDArray[np.floating], stamp_ns: int, motion: NDArray[np.float64]
+    ) -> None:
+        """Keep what goes out, before `leave`.
+
+        Args:
+            command: the command [D_act].
+            stamp_ns: of the observation that it answers.
+            motion: how the commands move, of any shape.
+        """
         self._last[:] = command
+        self._motion[:] = motion.reshape(-1)
+        self._words[_LAYOUT] = self._layout
         self._words[_STAMP_NS + self._me] = stamp_ns
         self._words[_DIM] = len(self._last)
         self._words[_SENT_NS] = time.monotonic_ns()
@@ -149,9 +165,15 @@ class CommandToken:
         known = self._words[_DIM] == len(self._last) and 0 <= age_ns <= max_age_ns
         return self._last.copy() if known else None
 
+    @property
+    def motion(self) -> NDArray[np.float64] | None:
+        """How the command sent last moved [n]; None where its sender has other limits."""
+        known = self._words[_LAYOUT] == self._layout and np.isfinite(self._motion).all()
+        return self._motion.copy() if known else None
+
     def close(self) -> None:
         """Give the place up; to the partner this node has ended."""
-        del self._words, self._last
+        del self._words, self._last, self._motion
         self._memory.close()
         os.close(self._file)
 

@@ -230,7 +230,14 @@ class Wiring:
     def _make_link(self, contract: PolicyContract, sinks: list[Sink]) -> PartnerLink:
         settings = self._settings
         role: Role = "standby" if settings.role == "standby" else "command"
-        token = open_token(self._node, settings.partner, role=role, dim=contract.dim_act)
+        token = open_token(
+            self._node,
+            settings.partner,
+            role=role,
+            contract=contract,
+            rate_hz=settings.rate_hz,
+            motion=self.loop.motion.size,
+        )
         part = Membership(
             role,
             rate_hz=settings.rate_hz,
