@@ -187,12 +187,11 @@ def kill_and_measure(pair: Pair, phase: float) -> dict[str, float]:
         return [t for t, row in own[known:] if row["commanding"] and t > killed]
 
     pair.until(lambda: bool(takings()), "standby in command")
-    pair.run(5 * PERIOD_S)
     dead_row, took = pair.rows["policy"][-1], takings()[0]
     before = [t for t, _, _ in pair.commands if t <= dead_row[0] + 0.2 * PERIOD_S]
-    after = [t for t, _, _ in pair.commands if t > before[-1]]
-    assert after, pair.driver.tails()
-    first = after[0]
+    pair.until(lambda: pair.commands[-1][0] > before[-1], "command of the standby")
+    pair.run(5 * PERIOD_S)
+    first = next(t for t, _, _ in pair.commands if t > before[-1])
     pair.start("policy")
     pair.until(pair.in_order, "return of the commander")
     pair.run(5 * PERIOD_S)
