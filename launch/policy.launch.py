@@ -1,6 +1,7 @@
 """The distilled policy, by default driving the simulated robot: something moves at once.
 
 ros2 launch vdd_ros policy.launch.py
+ros2 launch vdd_ros policy.launch.py standby:=true   # the teacher takes over if the policy fails
 ros2 launch vdd_ros policy.launch.py sim:=false contract:=my_robot.yaml policy:=my_policy.onnx
 """
 
@@ -9,7 +10,7 @@ from launch_ros.actions import Node
 
 from launch import LaunchContext, LaunchDescription
 from vdd_ros.nodes.bringup import flag, node, shipped_params, text
-from vdd_ros.nodes.parameters import SELECTION, SHELL, SIM
+from vdd_ros.nodes.parameters import SAMPLER, SELECTION, SHELL, SIM
 
 
 def generate_launch_description() -> LaunchDescription:
@@ -37,6 +38,24 @@ def generate_launch_description() -> LaunchDescription:
                 "partner",
                 default_value="",
                 description="Node to share the command with. Empty: what params_file says.",
+            ),
+            DeclareLaunchArgument(
+                "standby",
+                default_value="false",
+                choices=["true", "false"],
+                description="Start the diffusion teacher too, as the policy's standby: role and "
+                "partner of both are then set here.",
+            ),
+            DeclareLaunchArgument(
+                "teacher",
+                default_value="",
+                description="Denoiser file (.onnx) of the standby. Empty: the shipped.",
+            ),
+            DeclareLaunchArgument(
+                "nfe",
+                default_value="",
+                description="Steps of the standby's sampler: as many as fit into a control "
+                "period. Empty: what its params file says.",
             ),
             DeclareLaunchArgument(
                 "rate_hz",
@@ -89,14 +108,32 @@ def generate_launch_description() -> LaunchDescription:
 
 
 def _nodes(context: LaunchContext) -> list[Node]:
+    pair = flag(context, "standby")
     policy = node(
         context,
         "policy_node",
         specs=(*SHELL, *SELECTION),
         params_file=text(context, "params_file"),
         arguments=("policy", "contract", "role", "partner", "rate_hz", "autostart"),
+        fixed={"role": "command", "partner": "teacher"} if pair else {},
     )
-    if not flag(context, "sim"):
-        return [policy]
-    clock = {"publish_clock": flag(context, "use_sim_time"), "use_sim_time": False}
-    return [policy, node(context, "sim_node", specs=SIM, arguments=("level",), fixed=clock)]
+    nodes = [policy]
+    if pair:
+        nodes.append(_standby(context))
+    if flag(context, "sim"):
+        clock = {"publish_clock": flag(context, "use_sim_time"), "use_sim_time": False}
+        sim = node(context, "sim_node", specs=SIM, arguments=("level",), fixed=clock)
+        nodes.append(sim)
+    return nodes
+
+
+def _standby(context: LaunchContext) -> Node:
+    denoiser = {"policy": text(context, "teacher")} if text(context, "teacher") else {}
+    return node(
+        context,
+        "teacher_node",
+        specs=(*SHELL, *SAMPLER),
+        params_file=shipped_params("teacher"),
+        arguments=("contract", "nfe", "rate_hz", "autostart"),
+        fixed={"role": "standby", "partner": "policy"} | denoiser,
+    )

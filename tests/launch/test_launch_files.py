@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import itertools
 import re
 from pathlib import Path
 from typing import Any
@@ -95,8 +96,9 @@ def test_what_is_passed_is_declared_on_both_sides(path: Path) -> None:
             if spec.choices:
                 assert set(arguments[name]["choices"]) - {""} == set(spec.choices), name
         fixed = keywords(call).get("fixed")
-        if isinstance(fixed, ast.Dict):
-            assert {ast.literal_eval(k) for k in fixed.keys if k} <= set(specs)
+        given = [d for d in ast.walk(fixed) if isinstance(d, ast.Dict)] if fixed else []
+        for name in [ast.literal_eval(k) for d in given for k in d.keys if k]:
+            assert name in specs, name
 
 
 @launch_file
@@ -152,13 +154,14 @@ def test_launch_files_describe_their_nodes_for_real(path: Path) -> None:
     module = importlib.util.module_from_spec(module_spec)
     module_spec.loader.exec_module(module)
     counts = []
-    for sim in ("true", "false"):
+    pairs = ["true", "false"] if "standby" in declared(path) else ["false"]
+    for sim, standby in itertools.product(("true", "false"), pairs):
         context = LaunchContext()
         for entity in module.generate_launch_description().entities:
             if hasattr(entity, "name"):
                 context.launch_configurations[entity.name] = "".join(
                     part.perform(context) for part in entity.default_value or []
                 )
-        context.launch_configurations["sim"] = sim
-        counts.append(len(module._nodes(context)))
-    assert counts[0] == counts[1] + 1
+        context.launch_configurations |= {"sim": sim, "standby": standby}
+        counts.append(len(module._nodes(context)) - (sim == "true") - (standby == "true"))
+    assert len(set(counts)) == 1
