@@ -162,6 +162,6 @@ def test_launch_files_describe_their_nodes_for_real(path: Path) -> None:
                 context.launch_configurations[entity.name] = "".join(
                     part.perform(context) for part in entity.default_value or []
                 )
-        context.launch_configurations |= {"sim": sim, "standby": standby}
+        context.launch_configurations.update(sim=sim, standby=standby)
         counts.append(len(module._nodes(context)) - (sim == "true") - (standby == "true"))
     assert len(set(counts)) == 1

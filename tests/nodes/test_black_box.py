@@ -322,23 +322,35 @@ def test_hand_overs_and_faults_are_dumped_and_starts_are_not(
     asked: list[str] = []
     monkeypatch.setattr(BlackBox, "dump", lambda self, why, now_ns: asked.append(why))
 
-    def run(*rows: tuple[SafetyLevel, int, int], seconds: float = 1e-9) -> list[str]:
+    def run(*rows: tuple[SafetyLevel, int, int, int], seconds: float = 1e-9) -> list[str]:
         asked.clear()
         box = make_box(tmp_path, seconds=seconds)
-        for i, (level, commanding, fault) in enumerate(rows):
+        for i, (level, commanding, fault, term) in enumerate(rows):
             status = np.zeros(len(STATUS_FIELDS))
             status[STATUS_FIELDS.index("commanding")] = commanding
             status[STATUS_FIELDS.index("fault")] = fault
+            status[STATUS_FIELDS.index("term")] = term
             box.ticked(level, "", status, i)
         return list(asked)
 
     stop, act, hold = SafetyLevel.STOP, SafetyLevel.ACT, SafetyLevel.HOLD
-    assert run((stop, 0, 0), (act, 1, 0), (act, 1, 0), (stop, 0, 0)) == []
-    assert run((stop, 0, 0), (act, 1, 0), (hold, 1, 1), (act, 1, 0)) == []
-    lost_and_back = ((stop, 0, 0), (act, 1, 0), (hold, 0, 1), (act, 0, 0), (act, 1, 0))
+    assert run((stop, 0, 0, 0), (act, 1, 0, 1), (act, 1, 0, 1), (stop, 0, 0, 1)) == []
+    assert run((stop, 0, 0, 0), (act, 0, 0, 0), (act, 1, 0, 1), (stop, 0, 0, 1)) == []
+    assert run((stop, 0, 0, 0), (act, 1, 0, 1), (hold, 1, 1, 1), (act, 1, 0, 1)) == []
+    standby = ((stop, 0, 0, 0), (act, 0, 0, 1), (act, 1, 0, 2))
+    assert run(*standby) == ["took the command over"]
+    lost_and_back = (
+        (stop, 0, 0, 0),
+        (act, 1, 0, 1),
+        (hold, 0, 1, 2),
+        (act, 0, 0, 2),
+        (act, 1, 0, 3),
+    )
     assert run(*lost_and_back) == ["lost the command", "took the command over"]
     assert run(*lost_and_back, seconds=60.0) == ["lost the command"]
-    assert run((act, 1, 0), (act, 1, 0), (act, 1, 1)) == ["a fault was raised while acting"]
+    assert run((act, 1, 0, 1), (act, 1, 0, 1), (act, 1, 1, 1)) == [
+        "a fault was raised while acting"
+    ]
 
 
 def test_a_tick_costs_little(tmp_path: Path) -> None:

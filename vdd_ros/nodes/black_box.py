@@ -118,7 +118,7 @@ class BlackBox:
         }
         self._status_layout = status_layout
         labels = status_layout.dim[0].label.split(",")
-        self._flags = [labels.index(n) for n in ("commanding", "fault") if n in labels]
+        self._flags = [labels.index(n) for n in ("commanding", "fault", "term") if n in labels]
         self._standing: list[float] = []
         self._say = say
         self._span_ns = round(settings.seconds * 1e9)
@@ -179,14 +179,16 @@ class BlackBox:
             self.fault(f"SAFE: {reason}", now_ns)
         elif (
             self._standing != standing
-            and len(standing) == 2
+            and len(standing) == 3
             and SafetyLevel.STOP not in {before, level}
         ):
             self._stands(standing, level, now_ns)
 
     def _stands(self, before: list[float], level: SafetyLevel, now_ns: int) -> None:
         """Dump when another node takes the command or gives it back, or a fault is raised."""
-        commanding, fault = self._standing
+        commanding, fault, term = self._standing
+        if commanding > before[0] and term <= 1:
+            return  # the first taking of all: the robot starts
         if commanding != before[0]:
             self.fault("took the command over" if commanding else "lost the command", now_ns)
         elif fault > before[1] and level <= SafetyLevel.CLAMP:  # a hold has a reason of its own
