@@ -193,6 +193,19 @@ def test_an_observation_is_answered_once() -> None:
     assert len(rig.sent) == 1
 
 
+def test_a_copy_that_comes_late_is_held_but_answers_nothing() -> None:
+    """Regressions pinned: the hold bore the stamp of an observation that was answered freely."""
+    rig = Rig(still)
+    rig.step()
+    first = rig.now
+    assert [stamp for stamp, _ in rig.sent] == [first]
+    rig.now += 300 * MS
+    rig.state(0.0, 0.0, stamp=first)
+    assert rig.ticks[-1][0] == SafetyLevel.HOLD
+    assert [stamp for stamp, _ in rig.sent].count(first) == 1
+    assert len(rig.sent) == 2, "what holds is sent all the same"
+
+
 def test_a_clock_set_back_begins_a_new_episode() -> None:
     """When a bag loops, history and limiter of the last round mean nothing any more."""
     rig = Rig(still, n_obs_steps=2)

@@ -269,8 +269,9 @@ class ControlLoop(Outlet, Generic[C]):
         problem = collector.problem(now_ns)
         stamp_ns = collector.take()
         if problem:
-            # A stamp that does not fit the clock says nothing about which samples follow.
-            self._hold(problem, received, stamp_ns)
+            # A stamp that does not fit the clock says nothing about which samples follow. A copy
+            # that comes late was answered in its time: the hold answers nothing.
+            self._hold(problem, received, 0 if stamp_ns == self._last_stamp_ns else stamp_ns)
             return
         if not self._follows(stamp_ns if paced_ns == NEVER else paced_ns, now_ns):
             return
