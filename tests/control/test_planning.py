@@ -146,24 +146,24 @@ def test_the_first_plan_is_waited_for_and_begins_at_its_step() -> None:
     assert b.policy.asked == [0]
 
 
-def test_the_next_plan_is_asked_for_so_that_it_comes_in_time() -> None:
-    """Answers that take three steps, a horizon of 8: none is missing, whatever n_action_steps."""
-    for n in range(1, 9):
-        b = Bench(n=n)
-        asked_at: dict[int, int] = {}
-        for k in range(60):
-            due = [s for s in asked_at if k - s >= 3]
-            if due and b.worker.job is not None:
+@pytest.mark.parametrize(("horizon", "delay"), [(8, 3), (8, 4), (4, 2), (16, 1), (2, 1)])
+def test_the_next_plan_is_asked_for_so_that_it_comes_in_time(horizon: int, delay: int) -> None:
+    """With a horizon of twice the delay of answers none is missing, whatever n_action_steps."""
+    for n in range(1, horizon + 1):
+        b = Bench(horizon=horizon, n=n)
+        asked = 0
+        for k in range(80):
+            if b.worker.job is not None and k - asked >= delay:
                 b.worker.work()
-                asked_at.clear()
+            before = b.worker.asked
             action = b.step(k)
-            if b.worker.job is not None and not asked_at:
-                asked_at[k] = k
-            if k >= 3:
+            if b.worker.asked > before:
+                asked = k
+            if k >= delay:
                 assert not isinstance(action, str), (n, k, action)
                 assert action[1] == k
         gaps = np.diff(b.policy.asked)
-        assert (gaps[2:] == min(max(n, 3), 8 - 3 - 1)).all(), (n, gaps)
+        assert (gaps[2:] == max(min(n, horizon - delay - 1), delay)).all(), (n, gaps)
 
 
 def test_a_plan_that_ends_is_a_hold_that_says_why() -> None:

@@ -80,11 +80,13 @@ class Robot:
         ):
             ros.create_subscription(kind, topic, callback, qos)
 
-    def publish(self, x: float, y: float, *, names: tuple[str, ...] = ()) -> int:
-        """Publish one state, standing still at x, y; return its stamp."""
+    def publish(
+        self, x: float, y: float, *, names: tuple[str, ...] = (), stamp_ns: int = 0
+    ) -> int:
+        """Publish one state, standing still at x, y, stamped now by default; return its stamp."""
         message = JointState(name=list(names or ("x", "y", "x_desired", "y_desired")))
         message.position = [x, y, x, y][: len(message.name)]
-        stamp_ns = max(time.time_ns(), self._last_stamp + 1)
+        stamp_ns = stamp_ns or max(time.time_ns(), self._last_stamp + 1)
         self._last_stamp = stamp_ns
         message.header.stamp.sec, message.header.stamp.nanosec = divmod(stamp_ns, 10**9)
         self._state.publish(message)

@@ -150,3 +150,38 @@ def test_taking_over_with_stale_observations_holds_the_command_seen_last() -> No
     level, reason = rig.ticks[-1]
     assert level == SafetyLevel.HOLD
     assert reason.startswith("state: stale")
+
+
+def test_a_paused_robot_stays_whether_or_not_there_is_an_action() -> None:
+    """A policy that fails or is late meanwhile is no reason to hold anything else."""
+    rig = Rig(still)
+    rig.step(0.5, 0.5)
+    rig.loop.pause()
+    rig.step(0.5, 0.5)
+
+    def broken(window: object) -> object:
+        raise RuntimeError("cable pulled")
+
+    rig.policy.answer = broken
+    for _ in range(10):
+        rig.step(0.4, 0.4)
+    assert rig.ticks[-1] == (SafetyLevel.HOLD, "paused")
+    np.testing.assert_allclose(rig.sent[-1][1], [0.5, 0.5], atol=1e-7)
+
+
+def test_what_was_decided_before_is_not_sent_for_an_observation_without_an_action() -> None:
+    """A standby whose policy failed at the newest observation takes over with a hold."""
+    may = [False]
+    rig = Rig(lambda w: [[0.05, 0.0]])
+    rig.loop.may_send = lambda *_: may[0]
+    rig.step(0.5, 0.5)
+
+    def broken(window: object) -> object:
+        raise RuntimeError("cable pulled")
+
+    rig.policy.answer = broken
+    rig.step(0.5, 0.5)
+    may[0] = True
+    rig.loop.take_over(np.array([0.5, 0.5]))
+    np.testing.assert_allclose(rig.sent[0][1], [0.5, 0.5], atol=1e-7)
+    assert rig.ticks[-1][0] == SafetyLevel.HOLD

@@ -1,7 +1,8 @@
 """One control tick: observation in, command out, every stage timed.
 
 The tick runs where the observation arrives, inside the subscription's callback: handing it over to
-another thread costs more than the inference of a small policy. It fires when every observed topic
+another thread costs more than the inference of a small policy (a slow one may be asked beside the
+ticks, see `async_planning`). It fires when every observed topic
 has delivered since the last tick. Where a fixed rate is wanted, `on_timer` ticks instead, with the
 newest samples there are.
 
@@ -287,18 +288,20 @@ class ControlLoop(Outlet, Generic[C]):
         decoded = clock()
         step = self._steps.advance(stamp_ns if paced_ns == NEVER else paced_ns)
         try:
-            action = self.planner.next_action(window, step, tick)
+            action: NDArray[np.floating] = self.planner.next_action(window, step, tick)
         except Exception as error:  # any failure of a policy must end in a hold, not in a crash
             # What was decided before is no answer to this observation, whoever takes over.
             self._withheld = None
-            failed = "" if isinstance(error, NoAction) else "policy failed: "
-            name = f"{type(error).__name__}: " if failed else ""
-            self._hold(f"{failed}{name}{error}", received, stamp_ns)
-            return
+            if not self.paused:
+                known = isinstance(error, NoAction)
+                why = f"{error}" if known else f"policy failed: {type(error).__name__}: {error}"
+                self._hold(why, received, stamp_ns)
+                return
+            action = np.zeros(0)  # a paused robot stays where it is, whatever was decided
         inferred = clock()
         decision = self._decide(row, action)
         guarded = clock()
-        if not self._send(decision, stamp_ns):
+        if not self._send(decision, stamp_ns) and not self.paused:
             self._withheld = action, stamp_ns
         published = clock()
         tick.age_ns = now_ns - stamp_ns

@@ -57,12 +57,17 @@ STATUS_FIELDS = (
     "sent_us",
     "heard_us",
     "received",
+    "plan_age",
+    "queued",
+    "expired",
 )
 """Values of ``~/status`` in order; ``expert`` and ``gate_entropy`` are -1 where there are none.
 
 ``commanding`` to ``heard_us`` say who commands (see `vdd_ros.nodes.roles`). Nodes with a partner
 send a row between two ticks as well, where only those values are new. ``received`` counts the
 observation messages the node was handed: who counts those sent knows which it never saw.
+``plan_age`` are the control steps since the observation that the action was planned from (-1: no
+action), ``queued`` the actions planned for later steps, ``expired`` those dropped as too late.
 """
 _STANDING = STATUS_FIELDS.index("commanding")
 _RECEIVED = STATUS_FIELDS.index("received")
@@ -183,7 +188,12 @@ class NodeReport:
             tick.held,
             tick.missed,
         )
-        self._status_values[_RECEIVED] = tick.received
+        self._status_values[_RECEIVED : _RECEIVED + 4] = (
+            tick.received,
+            tick.plan_age,
+            tick.queued,
+            tick.expired,
+        )
         self.beat(tick)
         self.say(tick.level, tick.reason)
         for listen in self.listeners:

@@ -22,6 +22,7 @@ from typing import Any
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.logging import get_logging_directory
 
+from vdd_ros.control.planning import PlanSettings
 from vdd_ros.core.config_io import load_yaml
 from vdd_ros.core.contract import PolicyContract
 from vdd_ros.core.errors import VddError
@@ -179,6 +180,7 @@ class PolicyShell(LifecycleNode):
                 healthy_s=self.value("healthy_s"),
                 listen_s=self.value("listen_s"),
                 timed=self.value("trigger") == "timer",
+                planning=PlanSettings(self.value("inference"), self.value("max_latency_ms")),
                 frame_id=self.value("frame_id"),
                 discovery_s=self.value("discovery_s"),
                 black_box=self._black_box(),

@@ -71,6 +71,21 @@ SHELL = (
         choices=("observation", "timer"),
     ),
     Spec(
+        "inference",
+        "inline",
+        "inline asks the policy inside the tick, which waits for it; async asks it beside the "
+        "ticks and executes what was planned before meanwhile, for a policy of chunks "
+        "(horizon of at least 2) that takes longer than a control period.",
+        choices=("inline", "async"),
+    ),
+    Spec(
+        "max_latency_ms",
+        0.0,
+        "An answer of the policy that took longer is not used. 0.0: no limit.",
+        low=0.0,
+        high=600_000.0,
+    ),
+    Spec(
         "autostart",
         False,
         "Configure and activate without a lifecycle manager.",

@@ -19,6 +19,7 @@ from std_msgs.msg import Empty
 from std_srvs.srv import Trigger
 
 from vdd_ros.control.observations import Source
+from vdd_ros.control.planning import PlanSettings
 from vdd_ros.core.contract import PolicyContract
 from vdd_ros.core.health import Health
 from vdd_ros.core.safety import SafetyLevel
@@ -29,6 +30,7 @@ from vdd_ros.nodes.control_loop import Actor, ControlLoop, Tick
 from vdd_ros.nodes.diagnostics import NodeReport, Section
 from vdd_ros.nodes.graph import ClockWatch, check_publishers
 from vdd_ros.nodes.partner import PartnerLink, open_token
+from vdd_ros.nodes.planning import PlanWatch
 from vdd_ros.nodes.qos import COMMAND_QOS, OBSERVATION_QOS, profile
 from vdd_ros.nodes.roles import Membership, Role, Standing
 from vdd_ros.nodes.watchers import Auditing, Watchers, WatchSettings
@@ -76,6 +78,8 @@ class RunSettings:
     """How long a commanding node listens for its partner before it believes it is alone."""
     timed: bool
     """Tick by a timer instead of by observations."""
+    planning: PlanSettings
+    """How the policy is asked."""
     frame_id: str
     """For the header of stamped commands."""
     discovery_s: float
@@ -127,7 +131,10 @@ class Wiring:
                 now_ns=self._now_ns,
                 on_tick=self._on_tick,
                 on_send=self._on_send,
+                planning=settings.planning,
             )
+            self._undo.append(self._close_loop)
+            self.report.sections.append(PlanWatch(self.loop, contract, rate_hz=rate_hz).section)
             self.box = self._make_box(contract, rate_hz)
             self.box.policy = loaded.summary
             for index, source in enumerate(self.loop.collector.sources):
@@ -196,6 +203,12 @@ class Wiring:
         """Remove all entities from the node."""
         while self._undo:
             self._undo.pop()()
+
+    def _close_loop(self) -> None:
+        if not self.loop.close():
+            self._node.get_logger().warning(
+                "the policy does not return: its thread is left behind"
+            )
 
     def _standing(self, tick: Tick) -> tuple[float, ...]:
         if self._link is not None:
